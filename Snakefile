@@ -1,0 +1,96 @@
+# The grid: notebooks x methods x seeds, through papermill. `make study` calls it; on a cluster, the same
+# file with an executor plugin (snakemake --executor slurm ...).
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, workflow.basedir)  # the library of this checkout
+from ilm_lib.params import load_params, profile_path, reports_dir, runs_dir
+
+PROFILE = config.get("profile", "toy")
+PARAMS = load_params(PROFILE)
+SEEDS = list(range(PARAMS.seed, PARAMS.seed + int(config.get("seeds", 1))))
+RUNS, REPORT = runs_dir() / PROFILE / "notebooks", reports_dir() / PROFILE
+CODE = sorted(str(p) for p in Path("ilm_lib").rglob("*.py"))
+TRAINED = [m for m in PARAMS.methods if m != "OpenP5-R"]
+
+
+def needs(notebook, *upstream):
+    """What a run of a notebook depends on: itself, the settings, the library, and earlier notebooks."""
+    return {"notebook": f"notebooks/{notebook}.ipynb", "params": str(profile_path(PROFILE)), "code": CODE,
+            "upstream": list(upstream)}
+
+
+def papermill(notebook, job, options="-p seed {wildcards.seed}"):
+    """Run a notebook; its own output stays in it, progress goes to the terminal of `make study`."""
+    return (f"echo '  ▶ {job}' >&2; "
+            "if [ -e /proc/$$/fd/2 ]; then progress=/proc/$$/fd/2; else progress=/dev/tty; fi; "
+            f"ILM_PROGRESS=$progress ILM_JOB='{job}' OMP_NUM_THREADS={{threads}} PYTHONWARNINGS=ignore "
+            f"PYDEVD_DISABLE_FILE_VALIDATION=1 {sys.executable} -m papermill notebooks/{notebook}.ipynb {{output}} "
+            f"-k python3 -f {{input.params}} {options} --no-progress-bar --log-level WARNING "
+            "2> >(grep -v IPKernelApp >&2)")
+
+
+ALL_SEEDS = f"-y 'seeds: {SEEDS}'"
+
+
+rule all:
+    input: REPORT / "index.html"
+
+rule data:
+    input: **needs("01_data")
+    output: RUNS / "01_data.ipynb"
+    shell: papermill("01_data", "01 data", "")
+
+rule embeddings:
+    input: **needs("02_embeddings", rules.data.output)
+    output: RUNS / "02_embeddings-seed{seed}.ipynb"
+    shell: papermill("02_embeddings", "02 embeddings, seed {wildcards.seed}")
+
+rule phase1:
+    input: **needs("03_phase1", rules.embeddings.output)
+    output: RUNS / "03_phase1-seed{seed}.ipynb"
+    resources: gpu=1
+    shell: papermill("03_phase1", "03 phase 1, seed {wildcards.seed}")
+
+# Pretrains the backbone, which every other method of the seed then shares.
+rule backbone:
+    input: **needs("04_phase2", rules.embeddings.output)
+    output: RUNS / "04_phase2-OpenP5-R-seed{seed}.ipynb"
+    priority: 2
+    resources: gpu=1
+    shell: papermill("04_phase2", "04 backbone, seed {wildcards.seed}", "-p seed {wildcards.seed} -p method OpenP5-R")
+
+rule phase2:
+    input: **needs("04_phase2", rules.backbone.output, rules.phase1.output)
+    output: RUNS / "04_phase2-{method}-seed{seed}.ipynb"
+    wildcard_constraints: method="|".join(TRAINED)
+    priority: 1
+    resources: gpu=1
+    shell:
+        papermill("04_phase2", "04 phase 2 of {wildcards.method}, seed {wildcards.seed}",
+                  "-p seed {wildcards.seed} -p method {wildcards.method}")
+
+rule elm24:
+    input: **needs("05_elm24_eval", expand(rules.embeddings.output, seed=SEEDS))
+    output: RUNS / "05_elm24_eval.ipynb"
+    resources: gpu=1
+    shell: papermill("05_elm24_eval", "05 ELM-24", ALL_SEEDS)
+
+rule openp5:
+    input: **needs("06_openp5_eval", expand(rules.phase2.output, seed=SEEDS, method=TRAINED))
+    output: RUNS / "06_openp5_eval.ipynb"
+    priority: 1
+    resources: gpu=1
+    shell: papermill("06_openp5_eval", "06 OpenP5 evaluation", ALL_SEEDS)
+
+rule ablations:
+    input: **needs("07_ablations", rules.openp5.output)
+    output: RUNS / "07_ablations.ipynb"
+    resources: gpu=1
+    shell: papermill("07_ablations", "07 ablations", ALL_SEEDS)
+
+rule report:
+    input: rules.openp5.output, rules.ablations.output, *([rules.elm24.output] if PARAMS.elm24.enabled else [])
+    output: REPORT / "index.html"
+    shell: sys.executable + " -m ilm_lib.report " + PROFILE

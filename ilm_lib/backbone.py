@@ -1,0 +1,89 @@
+"""The LLM under the item encoder: any Hugging Face causal LM, or our own decoder from scratch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from torch import nn
+from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel,
+                          PreTrainedTokenizerBase)
+
+from ilm_lib.artifacts import write_json
+from ilm_lib.params import Backbone
+from ilm_lib.training import device, fit
+
+
+def new_backbone(params: Backbone, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedModel:
+    """Our decoder with fresh weights: a Llama of the given size over the given tokenizer.
+
+    The paper's OpenP5 backbone is "an 8 layer transformer decoder, 128M params" (Table 9).
+    """
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=params.width, num_hidden_layers=params.layers,
+        num_attention_heads=params.heads, intermediate_size=2 * params.width,
+        max_position_embeddings=max_length, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
+
+
+def load_backbone(name: str | Path, *, dtype: torch.dtype | str = "auto", device_map: str | None = None,
+                  ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM and its tokenizer, by hub name or folder. Safetensors only.
+
+    Args:
+        dtype: of the weights; "auto" keeps the checkpoint's. device_map: as in transformers, e.g. "auto".
+    """
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map, use_safetensors=True)
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def pretrain(folder: Path, params: Backbone, tokenizer: PreTrainedTokenizerBase, batches: Callable[[int], Any], *,
+             seed: int) -> None:
+    """Pretrain our decoder and leave model, tokenizer and history in a folder.
+
+    Args: batches: text-only `prompts.Batch`es by step, with labels on the whole text.
+    """
+    torch.manual_seed(seed)
+    model = new_backbone(params, tokenizer, max_length=1024).to(device())
+
+    def loss(m: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+        b = batch.to(device())
+        return {"lm": m(input_ids=b.input_ids, attention_mask=b.attention_mask, labels=b.labels, use_cache=False).loss}
+
+    history = fit(model, list(model.parameters()), loss, batches, params, seed=seed, state=folder / "state.pt",
+                  label="backbone")
+    model.cpu().save_pretrained(folder / "backbone")
+    tokenizer.save_pretrained(folder / "backbone")
+    history.to_parquet(folder / "history.parquet")
+    write_json(folder / "backbone.json", {"name": None, "fingerprint": weights_fingerprint(model),
+                                          "parameters": sum(p.numel() for p in model.parameters())})
+
+
+def reference(folder: Path, name: str) -> None:
+    """Leave a reference to a named LLM in place of a copy of its weights."""
+    model, _ = load_backbone(name)
+    write_json(folder / "backbone.json", {"name": name, "fingerprint": weights_fingerprint(model),
+                                          "parameters": sum(p.numel() for p in model.parameters())})
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """No gradients for the weights, no dropout; gradients still flow through to the inputs."""
+    return model.requires_grad_(False).eval()
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all weights: equal if and only if nothing changed."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def context_length(model: PreTrainedModel) -> int:
+    return getattr(model.config, "max_position_embeddings", None) or 1 << 30

@@ -1,0 +1,126 @@
+"""Training and evaluation on the ELM-24 tasks (section 4.3): a frozen LLM writes about films it is given
+only as collaborative filtering embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ilm_lib.model import ILM
+from ilm_lib.phase1 import Pairs
+from ilm_lib.progress import progress
+from ilm_lib.prompts import Batch, Item, Prompt, PromptEncoder
+from ilm_lib.training import bucketed
+
+
+@dataclass(frozen=True)
+class ElmTasks:
+    """The rows of `build_elm24` and the film records they are about.
+
+    Attributes:
+        rows: columns task, item, other, prompt, target, teacher, split.
+        films: (I,) text records.
+    """
+
+    rows: pd.DataFrame
+    films: Sequence[dict]
+
+    def part(self, split: str) -> pd.DataFrame:
+        return self.rows[self.rows["split"] == split].reset_index(drop=True)
+
+    def prompt(self, row) -> Prompt:
+        """The prompt of a row (a tuple of `itertuples`), every film replaced by the slot of its embedding."""
+        return _fill(row.prompt, Item(int(row.item)), Item(int(row.other)))
+
+    def pairs(self) -> Pairs:
+        """Item-text pairs of phase 1: prompt with the title, then the target, of one-film tasks.
+
+        No item-item pairs: neighbours are what some tasks ask about (section 4.3).
+        """
+        rows = self.part("train")
+        rows = rows[rows.other < 0]
+        texts = [" ".join(_fill(r.prompt, self.films[r.item].get("title", ""), "")) + " " + r.target
+                 for r in rows.itertuples()]
+        empty = np.empty((0, 2), dtype=np.int64)
+        return Pairs(texts, rows["item"].to_numpy(), empty, empty)
+
+    def training_batches(self, encoder: PromptEncoder, size: int, seed: int) -> Callable[[int], Batch]:
+        """Phase-2 batches, all tasks mixed; loss on the target."""
+        rows = list(self.part("train").itertuples())
+
+        def draw(rng: np.random.Generator, count: int) -> list[tuple[Prompt, str]]:
+            return [(self.prompt(rows[i]), " " + rows[i].target) for i in rng.integers(len(rows), size=count)]
+
+        return bucketed(draw, lambda drawn: encoder.batch(*zip(*drawn)), lambda row: len(row[1]), size, seed)
+
+    def pretraining_batches(self, encoder: PromptEncoder, size: int, seed: int) -> Callable[[int], Batch]:
+        """Text-only batches for a backbone from scratch: films described in words, loss on all text.
+
+        A real LLM has read about films; ours learns here, on training films alone, to answer from what
+        the prompt says of a film. The card drops facts at random so that each is read where it stands.
+        """
+        rows = list(self.part("train").itertuples())
+
+        def draw(rng: np.random.Generator, count: int) -> list[tuple[Prompt, str]]:
+            chosen = [rows[i] for i in rng.integers(len(rows), size=count)]
+            return [(_fill(r.prompt, film_card(self.films[r.item], rng), film_card(self.films[r.other], rng)),
+                     " " + r.target) for r in chosen]
+
+        return bucketed(draw, lambda drawn: encoder.batch(*zip(*drawn), loss_on="text"),
+                        lambda row: sum(map(len, row[0])) + len(row[1]), size, seed)
+
+    def corpus(self) -> list[str]:
+        """All training text, for the tokenizers."""
+        rows, rng = self.part("train"), np.random.default_rng(0)
+        films = sorted({*rows["item"], *rows.other} - {-1})
+        return [*rows.prompt, *rows.target, *(film_card(self.films[i], rng, keep=1.0) for i in films)]
+
+
+def film_card(film: dict, rng: np.random.Generator, keep: float = 0.7) -> str:
+    """A film in words: title, then genres, tags and plot, each kept with probability `keep`."""
+    parts = [film.get("title", "a film")]
+    for field in ("genres", "tags", "overview"):
+        value = film.get(field)
+        if value and rng.random() < keep:
+            parts.append(", ".join(value) if isinstance(value, list) else value)
+    return f"{parts[0]} ({'; '.join(parts[1:])})" if len(parts) > 1 else parts[0]
+
+
+@torch.no_grad()
+def evaluate(ilm: ILM, tasks: ElmTasks, rows: pd.DataFrame, *, max_new_tokens: int, batch_size: int = 64,
+             ) -> pd.DataFrame:
+    """Log likelihood of the targets and greedy texts.
+
+    Args: rows: test rows of `tasks`.
+
+    Returns:
+        `rows` with columns nll (nats, summed over the target's tokens), tokens, generated.
+    """
+    nll, count, texts = np.zeros(len(rows)), np.zeros(len(rows), dtype=int), [""] * len(rows)
+    prompts = [tasks.prompt(r) for r in rows.itertuples()]
+    # Like lengths together: less padding in the loss, and short answers do not wait for long ones.
+    order = np.argsort([len(t) for t in rows.target], kind="stable")
+    starts = range(0, len(rows), batch_size)
+    for start in progress(starts, "writing", total=len(starts)):
+        index = order[start:start + batch_size]
+        chosen = [prompts[i] for i in index]
+        batch = ilm.encode(chosen, answers=[" " + rows.target.iloc[i] for i in index])
+        total, tokens = ilm.token_nll(batch)
+        nll[index], count[index] = total.cpu().numpy(), tokens.cpu().numpy()
+        for i, text in zip(index, ilm.generate(chosen, max_new_tokens=max_new_tokens)):
+            texts[i] = text
+    return rows.assign(nll=nll, tokens=count, generated=texts)
+
+
+def _fill(prompt: str, film: str | Item, other: str | Item) -> list[str | Item]:
+    """Put films into `{film}` and `{other}` of a prompt."""
+    filled: list[str | Item] = []
+    for i, piece in enumerate(prompt.split("{film}")):
+        filled += [film] if i else []
+        for j, text in enumerate(piece.split("{other}")):
+            filled += [other, text] if j else [text]
+    return [segment for segment in filled if segment != ""]

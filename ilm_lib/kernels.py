@@ -1,0 +1,130 @@
+"""The numeric hot paths: pure functions on tensors, no modules, no state.
+
+Shapes: B rows of a batch, T positions, H width of the LLM, N query tokens, S slots, E distinct
+entities, K beams, I items, C distinct tokens in the trie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+
+def interleave(embeddings: Tensor, tokens: Tensor, slot_row: Tensor, slot_start: Tensor, slot_entity: Tensor) -> Tensor:
+    """Write item tokens into the input embeddings of the LLM (Figure 2d), all slots at once.
+
+    Args:
+        embeddings: (B, T, H) embeddings of the text, with placeholders at the slots.
+        tokens: (E, N, H) item tokens of the distinct entities of the batch.
+        slot_row, slot_start: (S,) row and first position of every slot, which spans N positions.
+        slot_entity: (S,) index into `tokens`.
+
+    Returns:
+        (B, T, H), a new tensor; gradients reach both `embeddings` and `tokens`.
+    """
+    positions = slot_start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)  # (S, N)
+    rows = slot_row[:, None].expand_as(positions)
+    return embeddings.index_put((rows, positions), tokens[slot_entity].to(embeddings.dtype))
+
+
+def pair_similarity(a: Tensor, b: Tensor, selection: str) -> Tensor:
+    """Cosine similarities between two batches that have several query outputs each.
+
+    Args:
+        a: (B, N, D); b: (B, M, D). Row i of `a` and row i of `b` are a positive pair.
+        selection: "best" takes the best pair of queries for every (i, j) (BLIP-2); "positive" picks
+            the queries by the positive pair and uses them against all negatives (equations 2 and 4).
+
+    Returns:
+        (B, B) similarities, row i against column j.
+    """
+    a, b = torch.nn.functional.normalize(a, dim=-1), torch.nn.functional.normalize(b, dim=-1)
+    if selection == "best":
+        return torch.einsum("ind,jmd->ijnm", a, b).flatten(2).amax(-1)
+    own = torch.einsum("ind,imd->inm", a, b).flatten(1).argmax(-1)  # (B,)
+    rows = torch.arange(len(a), device=a.device)
+    return a[rows, own // b.shape[1]] @ b[rows, own % b.shape[1]].T
+
+
+@dataclass(frozen=True)
+class Trie:
+    """All valid answers as one integer transition table, shared by all users.
+
+    Attributes:
+        tokens: (C,) the token ids that occur in answers.
+        next: (nodes, C) the node after a token, or -1. Node 0 is the root.
+        item: (nodes,) the item whose answer ends at this node, or -1.
+        path: (I, L) the nodes of an item's answer, padded with its leaf.
+        below: (nodes,) how many items lie at or below the node.
+    """
+
+    tokens: Tensor
+    next: Tensor
+    item: Tensor
+    path: Tensor
+    below: Tensor
+
+    @classmethod
+    def build(cls, answers: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> "Trie":
+        """Args: answers: token ids of every item's answer, end-of-sequence included, all distinct."""
+        tokens = sorted({t for a in answers for t in a})
+        column = {t: i for i, t in enumerate(tokens)}
+        table: list[dict[int, int]] = [{}]
+        paths = []
+        for answer in answers:
+            node, path = 0, []
+            for token in answer:
+                child = table[node].setdefault(column[token], len(table))
+                if child == len(table):
+                    table.append({})
+                node = child
+                path.append(node)
+            paths.append(path)
+        longest = max(map(len, paths))
+        path = torch.tensor([p + [p[-1]] * (longest - len(p)) for p in paths])
+        if len(set(path[:, -1].tolist())) != len(paths):
+            raise ValueError("two items have the same answer: item indexes must be distinct")
+        next_node = torch.full((len(table), len(tokens)), -1, dtype=torch.long)
+        for node, children in enumerate(table):
+            for col, child in children.items():
+                next_node[node, col] = child
+        item = torch.full((len(table),), -1, dtype=torch.long)
+        item[path[:, -1]] = torch.arange(len(paths))
+        below = torch.zeros(len(table), dtype=torch.long)
+        for p in paths:
+            below[[0, *p]] += 1
+        return cls(*(t.to(device) for t in (torch.tensor(tokens), next_node, item, path, below)))
+
+    def allowed(self, banned: Tensor | None, batch: int) -> Tensor:
+        """(B, nodes) bool: the node leads to an item the row may still be recommended.
+
+        Args: banned: (B, X) item rows, -1 where unused; None bans nothing.
+        """
+        if banned is None:
+            return (self.below > 0).expand(batch, -1)
+        row, column = (banned >= 0).nonzero(as_tuple=True)
+        path = self.path[banned[row, column]]  # (bans, L)
+        # A padded path repeats its leaf: count every node of a path once.
+        fresh = torch.ones_like(path)
+        fresh[:, 1:] = (path[:, 1:] != path[:, :-1]).long()
+        lost = torch.zeros(batch, len(self.below), dtype=torch.long, device=path.device)
+        lost.index_put_((row[:, None].expand_as(path), path), fresh, accumulate=True)
+        return self.below - lost > 0
+
+
+def beam_step(scores: Tensor, logp: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best continuations of all beams of a row.
+
+    Args:
+        scores: (B, K) log probability of every beam; logp: (B, K, V) of the next tokens.
+        width: how many continuations to keep.
+
+    Returns:
+        scores (B, width), beam (B, width) each came from, token column (B, width).
+    """
+    total = (scores[:, :, None] + logp).flatten(1)  # (B, K * V)
+    best, index = total.topk(min(width, total.shape[1]), dim=1)
+    return best, index // logp.shape[2], index % logp.shape[2]

@@ -1,0 +1,266 @@
+"""The Item-Language Model: an item encoder in front of a frozen LLM (section 3.3, Figure 2d).
+
+    ilm = ILM.from_pretrained("reports/toy/models/ilm-seed0")
+    ilm.generate(["Describe the film ", Item(17), " in two sentences."])
+    ilm.recommend(user=User(5), history=[Item(3), Item(8)], k=10)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Sequence
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from ilm_lib.adapters import ItemEncoder, MLPEncoder, QFormerEncoder
+from ilm_lib.backbone import context_length, freeze, load_backbone, weights_fingerprint
+from ilm_lib.decode import Beams, Prefill, beam_search
+from ilm_lib.kernels import Trie, interleave
+from ilm_lib.params import QFormerParams
+from ilm_lib.prompts import Batch, Indexing, Item, Prompt, PromptEncoder, User
+from ilm_lib.qformer import QFormer
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What the model needs to know of the data besides embeddings.
+
+    Attributes:
+        indexing: names of items and users in text. titles: (I,) for display.
+        sequential, straightforward, target: the templates `recommend` uses.
+    """
+
+    indexing: Indexing
+    titles: list[str]
+    sequential: str
+    straightforward: str
+    target: str
+
+    def to_json(self) -> dict[str, Any]:
+        i = self.indexing
+        return {"dataset": i.dataset, "user_index": i.user_index.tolist(), "item_index": i.item_index.tolist(),
+                "history_separator": i.history_separator, "titles": self.titles, "sequential": self.sequential,
+                "straightforward": self.straightforward, "target": self.target}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Catalogue":
+        indexing = Indexing(values["dataset"], np.array(values["user_index"]), np.array(values["item_index"]),
+                            values["history_separator"])
+        return cls(indexing, *(values[k] for k in ("titles", "sequential", "straightforward", "target")))
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    item: Item
+    title: str
+    log_probability: float = field(metadata={"unit": "nats"})
+
+
+class ILM(nn.Module):
+    """Item encoder + frozen LLM.
+
+    Args:
+        llm: a causal LM; frozen here. tokenizer: its tokenizer.
+        encoder: maps CF embeddings to item tokens; None is the bare LLM (OpenP5-R).
+        cf: (I + U, d) embeddings of items, then users. num_items: I.
+        catalogue: needed by `recommend` alone.
+    """
+
+    def __init__(self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoder: ItemEncoder | None,
+                 cf: Tensor, num_items: int, catalogue: Catalogue | None = None):
+        super().__init__()
+        self.llm, self.encoder, self.tokenizer, self.catalogue = freeze(llm), encoder, tokenizer, catalogue
+        self.num_items = num_items
+        self.register_buffer("cf", cf, persistent=False)
+        self.prompts = PromptEncoder(tokenizer, num_items, encoder.num_query_tokens if encoder else 0)
+        self._trie: Trie | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.llm.device
+
+    def train(self, mode: bool = True) -> "ILM":
+        super().train(mode)
+        self.llm.eval()  # frozen: no dropout, whatever the mode of the encoder
+        return self
+
+    def embed(self, batch: Batch) -> Tensor:
+        """(B, T, H) input embeddings: text tokens, with item tokens in the slots.
+
+        Every distinct item and user of the batch is encoded once, however often it occurs.
+        """
+        text = self.llm.get_input_embeddings()(batch.input_ids)
+        if self.encoder is None or not len(batch.entities):
+            return text
+        tokens = self.encoder(self.cf[batch.entities])  # (E, N, H)
+        return interleave(text, tokens, batch.slot_row, batch.slot_start, batch.slot_entity)
+
+    def forward(self, batch: Batch, **kwargs: Any) -> CausalLMOutputWithPast:
+        """The LLM's output for encoded prompts, with `loss` (mean over labelled tokens, nats) where the
+        batch has labels; `kwargs` go to the LLM.
+
+        A batch without slots goes in as token ids, so its logits are the bare LLM's, bit for bit
+        (appendix A of the paper).
+        """
+        inputs = {"inputs_embeds": self.embed(batch)} if len(batch.entities) else {"input_ids": batch.input_ids}
+        if batch.labels is not None:
+            inputs["labels"] = batch.labels
+        return self.llm(**inputs, attention_mask=batch.attention_mask, position_ids=batch.position_ids, **kwargs)
+
+    @torch.no_grad()
+    def token_nll(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Per row: summed negative log likelihood (nats) and number of labelled tokens, both (B,)."""
+        logits = self(batch, use_cache=False).logits[:, :-1].float()
+        target = batch.labels[:, 1:]
+        nll = nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+        return nll.sum(1), (target != -100).sum(1)
+
+    def encode(self, prompts: Sequence[Prompt], **kwargs: Any) -> Batch:
+        """Prompts to a batch on the model's device; `kwargs` as in `PromptEncoder.batch`."""
+        return self.prompts.batch(prompts, max_length=context_length(self.llm), **kwargs).to(self.device)
+
+    @torch.no_grad()
+    def generate(self, prompt: Prompt | Sequence[Prompt], *, max_new_tokens: int = 64, **kwargs: Any) -> str | list[str]:
+        """Continue an interleaved prompt, or a list of them.
+
+        Args:
+            prompt: a list of str, Item and User; a list of such lists for a batch.
+            kwargs: for transformers' `generate`, e.g. num_beams. Decoding is greedy unless asked
+                otherwise, whatever the checkpoint's own generation config says.
+
+        Example:
+            >>> ilm.generate(["Describe the film ", Item(17), " in two sentences."])
+        """
+        single = not prompt or isinstance(prompt[0], (str, Item, User))
+        batch = self.encode([prompt] if single else prompt, side="left")
+        inputs = {"inputs_embeds": self.embed(batch)} if len(batch.entities) else {"input_ids": batch.input_ids}
+        out = self.llm.generate(**inputs, attention_mask=batch.attention_mask, pad_token_id=self.prompts.pad_id,
+                                max_new_tokens=max_new_tokens, **{"do_sample": False, **kwargs})
+        new = out if len(batch.entities) else out[:, batch.input_ids.shape[1]:]
+        texts = [t.strip() for t in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        return texts[0] if single else texts
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[Prompt]) -> Prefill:
+        """Read prompts once; `beam_search` may then run several times over the result."""
+        batch = self.encode(prompts, side="left")
+        out = self(batch, use_cache=True, logits_to_keep=1)
+        return Prefill(out.past_key_values, out.logits[:, -1], batch.attention_mask)
+
+    @property
+    def trie(self) -> Trie:
+        """Trie of all items' answers (built once)."""
+        if self._trie is None:
+            answer = lambda row: self.catalogue.indexing.answer(self.catalogue.target, row)
+            self._trie = Trie.build([self.prompts.answer_ids(answer(i)) for i in range(self.num_items)], self.device)
+        return self._trie
+
+    @property
+    def answer_length(self) -> int:
+        """Tokens of the longest item answer, end-of-sequence included."""
+        return self.trie.path.shape[1]
+
+    def search(self, prefill: Prefill, beams: int, banned: Tensor | None = None, constrained: bool = True) -> Beams:
+        """Beam search for items; constrained to valid ids, or free (one more token, for slips)."""
+        return beam_search(self.llm, prefill, beams=beams, eos_id=self.tokenizer.eos_token_id, banned=banned,
+                           trie=self.trie if constrained else None, max_new_tokens=self.answer_length + (not constrained))
+
+    def recommend(self, user: User, history: Sequence[Item] = (), k: int = 10, *, exclude_history: bool = True,
+                  ) -> list[Recommendation]:
+        """The k most probable next items, best first.
+
+        Args:
+            history: in time order; empty asks the straightforward task (the user embedding alone).
+            exclude_history: never recommend an item of `history`.
+
+        Example:
+            >>> ilm.recommend(user=User(5), history=[Item(3), Item(8)], k=10)
+        """
+        c = self.catalogue
+        if c is None:
+            raise ValueError("this model has no catalogue: pass one to ILM(..., catalogue=...)")
+        rows = [item.row for item in history]
+        prompt = c.indexing.render(c.sequential if rows else c.straightforward, user.row, rows)
+        banned = torch.tensor([rows], device=self.device) if rows and exclude_history else None
+        beams = self.search(self.prefill([prompt]), max(k, 10), banned)
+        return [Recommendation(Item(row), c.titles[row], score) for row, score in
+                zip(beams.items[0, :k].tolist(), beams.scores[0, :k].tolist()) if row >= 0]
+
+    def save_pretrained(self, folder: str | Path, *, backbone: str | None = None) -> Path:
+        """Save everything `from_pretrained` needs, as safetensors and JSON.
+
+        Args: backbone: name of the LLM, to store a reference and its fingerprint in place of a copy.
+        """
+        folder = Path(folder)
+        temporary = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        weights = {"cf": self.cf.contiguous()}
+        if self.encoder is not None:
+            weights |= {f"encoder.{k}": v.contiguous() for k, v in self.encoder.state_dict().items()}
+        save_file(weights, temporary / "ilm.safetensors")
+        if backbone is None:
+            self.llm.save_pretrained(temporary / "backbone")
+            self.tokenizer.save_pretrained(temporary / "backbone")
+        (temporary / "ilm.json").write_text(json.dumps({
+            "encoder": encoder_config(self.encoder), "num_items": self.num_items, "backbone": backbone,
+            "backbone_fingerprint": weights_fingerprint(self.llm),
+            "catalogue": self.catalogue.to_json() if self.catalogue else None}, ensure_ascii=False), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> "ILM":
+        """Load a saved model; `kwargs` go to `load_backbone` (dtype, device_map).
+
+        Raises:
+            FileNotFoundError: no model in the folder. ValueError: the backbone's weights are not
+            those the encoder was trained with.
+        """
+        folder = Path(folder)
+        if not (folder / "ilm.json").is_file():
+            raise FileNotFoundError(f"no model in {folder}: ilm.json is missing. `make study` writes "
+                                    "reports/toy/models/ilm-seed0")
+        config = json.loads((folder / "ilm.json").read_text(encoding="utf-8"))
+        llm, tokenizer = load_backbone(config["backbone"] or folder / "backbone", **kwargs)
+        if not kwargs and weights_fingerprint(llm) != config["backbone_fingerprint"]:
+            raise ValueError(f"the weights of backbone {config['backbone'] or 'backbone/'} are not those {folder} "
+                             "was trained with: get the same revision, or train again")
+        weights = load_file(folder / "ilm.safetensors")
+        cf = weights.pop("cf")
+        encoder = build_encoder(config["encoder"])
+        if encoder is not None:
+            encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in weights.items()})
+        catalogue = Catalogue.from_json(config["catalogue"]) if config["catalogue"] else None
+        return cls(llm, tokenizer, encoder, cf, config["num_items"], catalogue).to(llm.device).eval()
+
+
+def encoder_config(encoder: ItemEncoder | None) -> dict[str, Any] | None:
+    """Sizes that `build_encoder` needs to make the encoder again."""
+    if isinstance(encoder, MLPEncoder):
+        return {"kind": "mlp", "cf_dim": encoder.up.in_features, "llm_width": encoder.llm_width,
+                "num_tokens": encoder.num_query_tokens}
+    if isinstance(encoder, QFormerEncoder):
+        q = encoder.qformer
+        return {"kind": "qformer", "cf_dim": q.item_in.in_features, "llm_width": encoder.out.out_features,
+                "vocab_size": q.word.num_embeddings, "params": q.params.model_dump()}
+    return None
+
+
+def build_encoder(config: dict[str, Any] | None) -> ItemEncoder | None:
+    """The encoder of a config, with fresh weights."""
+    if config is None:
+        return None
+    if config["kind"] == "mlp":
+        return MLPEncoder(config["cf_dim"], config["llm_width"], config["num_tokens"])
+    return QFormerEncoder(QFormer(QFormerParams(**config["params"]), config["cf_dim"], config["vocab_size"]),
+                          config["llm_width"])

@@ -1,0 +1,329 @@
+"""Every setting of the study, validated before any work starts.
+
+A profile is one YAML file in `params/`; a notebook's parameters cell and papermill's `-p` / `-f`
+override it. Unknown keys are refused with the allowed ones beside them, because papermill itself
+only logs a misspelt parameter and runs on with the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal, Mapping
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ROOT = Path(__file__).resolve().parent.parent
+
+Loss = Literal["itc", "itg", "itm", "ii", "ui"]
+Precision = Literal["float32", "bfloat16", "auto"]
+Prompt = Literal["seen", "unseen"]
+History = Literal["kept", "excluded"]
+RecTask = Literal["sequential", "straightforward"]
+
+
+class ParamsError(ValueError):
+    """A setting is unknown or out of range; the message names it and what is allowed."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Optim(Section):
+    """How one training loop runs. Steps are optimiser steps."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(32, gt=1)
+    lr: float = Field(5e-4, gt=0)
+    schedule: Literal["linear", "cosine"] = "linear"
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
+    optimizer: Literal["adafactor", "adamw"] = "adamw"
+    weight_decay: float = Field(0.0, ge=0)
+    precision: Precision = "float32"
+
+
+class Data(Section):
+    source: Literal["toy", "openp5"] = "toy"
+    name: str = Field("Toy", description="the {dataset} of the prompts and of the tables")
+    folder: str | None = Field(None, description="OpenP5 form, relative to ILM_DATA_DIR")
+    num_items: int = Field(300, ge=50, description="toy only")
+    num_users: int = Field(1000, ge=50, description="toy only")
+    world_seed: int = Field(0, description="toy only; the world does not change with the run's seed")
+    history_max: int = Field(20, gt=0, description="items of history in a prompt, the last ones")
+    history_separator: str = " , "
+    templates: str | None = Field(None, description="file in OpenP5's prompt.txt form; default: ours")
+
+    @model_validator(mode="after")
+    def _folder_for_real_data(self):
+        if self.source == "openp5" and not self.folder:
+            raise ValueError("data.folder is needed with data.source: openp5, e.g. folder: openp5/ML100K")
+        return self
+
+
+class Embeddings(Section):
+    engine: Literal["implicit", "irspack"] = "irspack"
+    dim: int = Field(64, gt=0)
+    regularization: float | None = Field(None, ge=0, description="None: the engine's default")
+    unobserved_weight: float = Field(0.1, gt=0, description="iALS alpha0; WALS alpha = 1 + 1 / it")
+    iterations: int = Field(16, gt=0)
+    file: str | None = Field(None, description="your own .npz or .safetensors with keys user, item")
+
+
+class QFormerParams(Section):
+    num_query_tokens: int = Field(8, gt=0)
+    layers: int = Field(8, gt=0)
+    width: int = Field(768, gt=0)
+    heads: int = Field(12, gt=0)
+    cross_attention_frequency: int = Field(2, gt=0, description="cross attention in every n-th layer")
+    text_vocab: int = Field(8000, gt=300, description="BPE size when the text tower starts from scratch")
+    text_tower: str | None = Field(None, description="folder of a BERT-family checkpoint, 'minilm', or None")
+    max_text_tokens: int = Field(64, gt=4)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self):
+        if self.width % self.heads:
+            raise ValueError(f"qformer.width {self.width} is not a multiple of qformer.heads {self.heads}")
+        return self
+
+
+class Phase1(Optim):
+    steps: int = 40_000
+    batch_size: int = 256
+    lr: float = 3e-5
+    schedule: Literal["linear", "cosine"] = "cosine"
+    optimizer: Literal["adafactor", "adamw"] = "adafactor"
+    losses: tuple[Loss, ...] = ("itc", "itg", "itm", "ui")
+    query_selection: Literal["positive", "best"] = Field(
+        "best", description="equations 2 and 4 to the letter, or the best query for every pair (BLIP-2)")
+    temperature_text: float = Field(0.07, gt=0)
+    temperature_interaction: float = Field(0.3, gt=0)
+    center: bool = Field(True, description="subtract the batch mean before the cosine of ii / ui")
+    holdout: float = Field(0.1, gt=0, lt=0.5, description="share of every kind of pair kept out of training")
+
+    @model_validator(mode="after")
+    def _some_loss(self):
+        if not self.losses or len(set(self.losses)) != len(self.losses):
+            raise ValueError("phase1.losses must name at least one loss and none twice")
+        return self
+
+
+class Backbone(Optim):
+    steps: int = 100_000
+    optimizer: Literal["adafactor", "adamw"] = "adafactor"
+    pretrained: str | None = Field(None, description="name or folder of a Hugging Face causal LM; None: ours")
+    layers: int = Field(8, gt=0)
+    width: int = Field(1024, gt=0)
+    heads: int = Field(16, gt=0)
+    vocab: int = Field(8000, gt=300)
+    seed: int | None = Field(None, description="fix it to share one backbone between seeds; None: the run's seed")
+
+
+class Phase2(Optim):
+    steps: int = 50_000
+    optimizer: Literal["adafactor", "adamw"] = "adafactor"
+    loss_on: Literal["target", "text"] = Field("target", description="the answer only, or the whole text")
+    mlp_tokens: int = Field(1, gt=0, description="soft tokens of the MLP baseline (CoLLM: 1)")
+    eval_every: int = Field(1000, gt=0, description="steps between dev evaluations; the best is kept")
+    dev_users: int = Field(1000, gt=0)
+
+
+class Evaluation(Section):
+    beams: int = Field(10, ge=10)
+    constrained: bool = Field(True, description="beams walk a trie of valid ids; False: free, regex-filtered")
+    prompts: tuple[Prompt, ...] = ("seen", "unseen")
+    histories: tuple[History, ...] = ("kept", "excluded")
+    batch_size: int = Field(64, gt=0)
+    max_users: int | None = Field(None, description="a seeded sample of the users; None: all")
+    precision: Precision = "float32"
+
+
+class Elm24(Section):
+    enabled: bool = Field(True, description="False: the study leaves notebook 05 out")
+    test_fraction: float = Field(0.1, gt=0, lt=1)
+    rows_per_task: int | None = Field(None, description="cap on the test rows of a task")
+    phase1_steps: int = Field(259_000, gt=0)
+    backbone_steps: int = Field(100_000, gt=0)
+    backbone_batch_size: int = Field(32, gt=1)
+    phase2_steps: int = Field(100_000, gt=0)
+    max_new_tokens: int = Field(64, gt=0)
+    max_text_tokens: int = Field(96, gt=0)
+    sentence_encoder: str | None = Field(None, description="any sentence-transformers name; None: the packaged one")
+
+
+class Ablations(Section):
+    query_tokens: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    seeds: int = Field(2, gt=0, description="adapter seeds of the query-token figure")
+    phase1_steps: int = Field(40_000, gt=0)
+    phase2_steps: int = Field(50_000, gt=0)
+
+
+class Params(Section):
+    """All settings of a run. `methods` are those trained and evaluated; `seeds` those reported."""
+
+    profile: str
+    seed: int = Field(0, ge=0)
+    seeds: tuple[int, ...] = Field((), description="seeds the report covers; empty: just `seed`")
+    method: str = "ILM"
+    methods: tuple[str, ...] = ("OpenP5-R", "MLP", "ILM-rand", "ILM")
+    data: Data = Data()
+    embeddings: Embeddings = Embeddings()
+    qformer: QFormerParams = QFormerParams()
+    phase1: Phase1 = Phase1()
+    backbone: Backbone = Backbone()
+    phase2: Phase2 = Phase2()
+    evaluation: Evaluation = Evaluation()
+    elm24: Elm24 = Elm24()
+    ablations: Ablations = Ablations()
+
+    @model_validator(mode="after")
+    def _known_methods(self):
+        for m in (self.method, *self.methods):
+            if m not in METHODS:
+                raise ValueError(f"method {m!r} is unknown; allowed: {', '.join(METHODS)}")
+        return self
+
+    def losses_of(self, method: str) -> tuple[Loss, ...]:
+        """Phase-1 losses of a method; ILM takes those of the profile."""
+        wanted = METHODS[method].phase1
+        return self.phase1.losses if wanted == "phase1.losses" else wanted
+
+    @property
+    def report_seeds(self) -> tuple[int, ...]:
+        return self.seeds or (self.seed,)
+
+    def with_(self, **changes: Any) -> "Params":
+        """A copy with dotted keys replaced: `params.with_(**{"phase1.steps": 10})`."""
+        return _validate(_merge_dotted(self.model_dump(), changes))
+
+
+class Method(Section):
+    """A row of the tables. The methods differ in these values, not in code."""
+
+    encoder: Literal["none", "mlp", "qformer"]
+    phase1: tuple[Loss, ...] | Literal["phase1.losses"] = Field((), description="empty: no phase 1")
+
+
+METHODS: dict[str, Method] = {
+    "OpenP5-R": Method(encoder="none"),
+    "MLP": Method(encoder="mlp"),
+    "ILM-rand": Method(encoder="qformer"),
+    "ILM-IT": Method(encoder="qformer", phase1=("itc", "itg", "itm")),
+    "ILM-IT-II": Method(encoder="qformer", phase1=("itc", "itg", "itm", "ii")),
+    "ILM-IT-UI": Method(encoder="qformer", phase1=("itc", "itg", "itm", "ui")),
+    "ILM": Method(encoder="qformer", phase1="phase1.losses"),
+}
+
+
+def load_params(source: str | Path | Mapping[str, Any] = "toy", **overrides: Any) -> Params:
+    """Load a profile and apply overrides.
+
+    Args:
+        source: a profile's name (`params/<name>.yaml`), a YAML file, or a notebook's `globals()`.
+            From a notebook, `profile` picks the file and every other plain value overrides it.
+        overrides: dotted keys, e.g. `**{"phase1.steps": 100}`.
+
+    Raises:
+        ParamsError: unknown or invalid key; the message names it, with the allowed ones.
+    """
+    if isinstance(source, Mapping):
+        given = _from_notebook(source)
+        overrides = {**given.pop("overrides", {}), **overrides}
+        source = given.pop("profile", "toy")
+    else:
+        given = {}
+    base = _read_profile(source)
+    merged = _merge_dotted(_merge(base, given), overrides)
+    return _validate(merged)
+
+
+def profile_path(name: str | Path) -> Path:
+    path = Path(name)
+    return path if path.suffix in {".yaml", ".yml"} else ROOT / "params" / f"{name}.yaml"
+
+
+def runs_dir() -> Path:
+    """Where stage artifacts go: `ILM_RUNS_DIR`, or `runs/` of the project."""
+    return Path(os.environ.get("ILM_RUNS_DIR", ROOT / "runs"))
+
+
+def reports_dir() -> Path:
+    """Where reports go: `ILM_REPORTS_DIR`, or `reports/` of the project."""
+    return Path(os.environ.get("ILM_REPORTS_DIR", ROOT / "reports"))
+
+
+def _read_profile(name: str | Path) -> dict[str, Any]:
+    path = profile_path(name)
+    if not path.is_file():
+        known = sorted(p.stem for p in (ROOT / "params").glob("*.yaml"))
+        raise ParamsError(f"no profile {str(name)!r}: {path.name} is not in params/. Known: {', '.join(known)}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path.name} is not valid YAML: {error}") from None
+    values.setdefault("profile", path.stem)
+    return values
+
+
+_CHECKED = "_ilm_parameters_checked"
+_PLAIN = (bool, int, float, str, dict, list, tuple, type(None))
+_IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
+
+
+def _from_notebook(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters among a notebook's globals.
+
+    On the first call nothing but parameters has been assigned, so any other plain value is a
+    misspelt parameter. Later calls in the same kernel (a cell run again) look at known names only.
+    """
+    allowed = {*Params.model_fields, "overrides"}
+    found = {k: v for k, v in namespace.items()
+             if not k.startswith("_") and k not in _IPYTHON and isinstance(v, _PLAIN)}
+    if not namespace.get(_CHECKED):
+        for key in found:
+            if key not in allowed:
+                raise ParamsError(_unknown("", key, sorted(allowed)))
+    if isinstance(namespace, dict):
+        namespace[_CHECKED] = True
+    return {k: v for k, v in found.items() if k in allowed and v not in (None, {}, "", [], ())}
+
+
+def _unknown(where: str, key: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(key, allowed, 1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"unknown parameter {where + key!r}.{hint} Allowed: {', '.join(allowed)}"
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        out[key] = _merge(out[key], value) if isinstance(value, Mapping) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def _merge_dotted(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    for key, value in changes.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        base = _merge(base, value)
+    return base
+
+
+def _validate(values: Mapping[str, Any]) -> Params:
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise ParamsError("\n".join(_explain(e) for e in error.errors())) from None
+
+
+def _explain(error: Mapping[str, Any]) -> str:
+    *path, key = (str(p) for p in error["loc"]) if error["loc"] else ("",)
+    where = "".join(f"{p}." for p in path)
+    if error["type"] == "extra_forbidden":
+        model: Any = Params
+        for part in path:
+            model = model.model_fields[part].annotation
+        return _unknown(where, key, sorted(model.model_fields))
+    return f"parameter {where}{key}: {error['msg']} (got {error['input']!r})" if key else str(error["msg"])

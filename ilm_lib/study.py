@@ -1,0 +1,369 @@
+"""The stages of the study: what the notebooks run, and what the grid runs through them.
+
+Every function returns a finished artifact. `build=False` asks for it and raises `MissingStage`, naming
+the notebook to run, where it has not been made; the notebook in charge passes `build=True`.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import HTML
+from safetensors.numpy import load_file as load_numpy
+from safetensors.numpy import save_file as save_numpy
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ilm_lib.artifacts import Artifact, sha256, stage, write_json
+from ilm_lib.backbone import load_backbone, pretrain, reference
+from ilm_lib.data import Dataset, data_dir, load_openp5
+from ilm_lib.data.templates import OUR_TEMPLATES, load_templates
+from ilm_lib.data.toy import make_toy_world
+from ilm_lib.embeddings import CFEmbeddings, fit_cf, load_cf, popularity_top_k, top_k
+from ilm_lib.metrics import ranking_metrics
+from ilm_lib.model import ILM, build_encoder
+from ilm_lib.paper import RESULT_COLUMNS
+from ilm_lib.params import METHODS, Params, reports_dir
+from ilm_lib.phase1 import Pairs, run_phase1
+from ilm_lib.phase2 import new_encoder, train_phase2
+from ilm_lib.prompts import Indexing, PromptEncoder, train_tokenizer
+from ilm_lib.recommendation import TASKS, RecommendationTasks, dev_metrics, rank
+from ilm_lib.report import run_card, show
+from ilm_lib.training import device, use_bfloat16
+
+MODEL_CODE = ("kernels", "prompts", "qformer", "adapters", "backbone", "model", "training", "decode",
+              "phase2")
+TASK_CODE = ("recommendation", "data.openp5", "data.templates")
+
+
+# ---------------------------------------------------------------- data and embeddings
+
+def data(params: Params, *, build: bool = False) -> Artifact:
+    """Raw files checked and counted; the toy world is also generated here."""
+    settings = params.data.model_dump()
+    settings["checksums"] = {} if params.data.source == "toy" else _file_digests(_real_folder(params))
+
+    def make(folder: Path) -> None:
+        if params.data.source == "toy":
+            make_toy_world(folder / "openp5", num_items=params.data.num_items, num_users=params.data.num_users,
+                           seed=params.data.world_seed)
+        loaded = load_openp5(folder / "openp5" if params.data.source == "toy" else _real_folder(params),
+                             name=params.data.name)
+        write_json(folder / "summary.json", {
+            "name": loaded.name, "users": loaded.num_users, "items": loaded.num_items,
+            "interactions": loaded.num_interactions, "notes": loaded.notes, "checksums": loaded.checksums})
+
+    return stage("data", params.profile, settings, [], ("data.openp5", "data.toy", "data.toy_words"),
+                 make if build else None, "01_data")
+
+
+def dataset(params: Params) -> Dataset:
+    """The dataset of a profile; `data` must have been made."""
+    artifact = data(params)
+    folder = artifact("openp5") if params.data.source == "toy" else _real_folder(params)
+    return _load_dataset(folder, params.data.name, artifact.fingerprint)
+
+
+@lru_cache(2)
+def _load_dataset(folder: Path, name: str, fingerprint: str) -> Dataset:
+    return load_openp5(folder, name=name)
+
+
+def recommendation_tasks(params: Params) -> RecommendationTasks:
+    """The OpenP5 prompts of a profile's dataset."""
+    loaded = dataset(params)
+    templates = load_templates(data_dir() / params.data.templates) if params.data.templates else OUR_TEMPLATES
+    indexing = Indexing(loaded.name, loaded.user_index, loaded.item_index, params.data.history_separator)
+    return RecommendationTasks(loaded, templates, indexing, params.data.history_max)
+
+
+def embeddings(params: Params, seed: int, *, build: bool = False) -> Artifact:
+    """Collaborative filtering embeddings of the training part."""
+    inputs = [data(params)]
+    settings = {**params.embeddings.model_dump(), "seed": seed}
+    if params.embeddings.file:
+        settings["sha256"] = sha256(Path(params.embeddings.file))
+
+    def make(folder: Path) -> None:
+        loaded, e = dataset(params), params.embeddings
+        if e.file:
+            cf = load_cf(Path(e.file), num_users=loaded.num_users, num_items=loaded.num_items)
+        else:
+            cf = fit_cf(loaded.train_matrix(), engine=e.engine, dim=e.dim, regularization=e.regularization,
+                        unobserved_weight=e.unobserved_weight, iterations=e.iterations, seed=seed)
+        save_numpy({"user": cf.user, "item": cf.item}, folder / "embeddings.safetensors")
+
+    return stage("embeddings", params.profile, settings, inputs, ("embeddings", "data.openp5"),
+                 make if build else None, "02_embeddings")
+
+
+def cf_embeddings(artifact: Artifact) -> CFEmbeddings:
+    return CFEmbeddings(**load_numpy(artifact("embeddings.safetensors")))
+
+
+def cf_table(artifact: Artifact) -> Tensor:
+    """(I + U, d) embeddings of items, then users, each table scaled to an RMS of 1.
+
+    Users and items meet one encoder, and their factor norms differ by an order of magnitude.
+    """
+    cf = cf_embeddings(artifact)
+    return torch.from_numpy(np.concatenate([t / np.sqrt(np.mean(t**2)) for t in (cf.item, cf.user)]))
+
+
+# ---------------------------------------------------------------- phase 1, backbone, phase 2
+
+def phase1(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
+    """The Q-Former of a method after phase 1."""
+    loaded, cf = dataset(params), embeddings(params, seed)
+
+    def make(folder: Path) -> None:
+        run_phase1(folder, openp5_pairs(loaded), cf_table(cf), params.qformer, params.phase1, params.losses_of(method),
+                   seed=seed)
+
+    return stage("phase1", params.profile, phase1_settings(params, method, seed), [data(params), cf],
+                 ("phase1", "objectives", "kernels", "qformer", "prompts", "training"), make if build else None,
+                 "03_phase1")
+
+
+def openp5_pairs(loaded: Dataset) -> Pairs:
+    """Item-text, item-item and user-item pairs of the training part (Table 2, section 5.1)."""
+    texts = [(i, text) for i in range(loaded.num_items) if (text := loaded.item_text(i))]
+    ui = loaded.user_item_pairs().astype(np.int64)
+    ui = np.stack([ui[:, 0] + loaded.num_items, ui[:, 1]], 1)
+    return Pairs([t for _, t in texts], np.array([i for i, _ in texts]), loaded.item_pairs(), ui)
+
+
+def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
+    """The LLM of the OpenP5 tasks: ours, pretrained on text-only prompts, or a named one."""
+    seed = seed if params.backbone.seed is None else params.backbone.seed
+    settings = {"backbone": params.backbone.model_dump(exclude={"seed"}), "data": params.data.model_dump(), "seed": seed}
+
+    def make(folder: Path) -> None:
+        tasks = recommendation_tasks(params)
+        if params.backbone.pretrained:
+            return reference(folder, params.backbone.pretrained)
+        texts = ["".join(s for s in prompt if isinstance(s, str)) + answer
+                 for prompt, answer in tasks.draw(np.random.default_rng(0), 4000)]
+        tokenizer = train_tokenizer(texts, params.backbone.vocab)
+        encoder = PromptEncoder(tokenizer, tasks.data.num_items, 0)
+        pretrain(folder, params.backbone, tokenizer,
+                 tasks.training_batches(encoder, params.backbone.batch_size, "text", seed), seed=seed)
+
+    return stage("backbone", params.profile, settings, [data(params)], (*MODEL_CODE, *TASK_CODE),
+                 make if build else None, "04_phase2")
+
+
+def load_llm(artifact: Artifact) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer of a backbone artifact."""
+    name = json.loads(artifact("backbone.json").read_text(encoding="utf-8"))["name"]
+    return load_backbone(name or artifact("backbone"))
+
+
+def phase2(params: Params, seed: int, method: str, *, shuffled: bool = False, build: bool = False) -> Artifact:
+    """A method's item encoder trained on the OpenP5 tasks over the frozen backbone.
+
+    Args: shuffled: give every item and user another one's embedding (a control that must lose the gain).
+    """
+    cf, llm = embeddings(params, seed), backbone(params, seed)
+    inputs = [data(params), cf, llm]
+    aligned = phase1(params, seed, method) if METHODS[method].phase1 else None
+    inputs += [aligned] if aligned else []
+    settings = {"phase2": params.phase2.model_dump(), "qformer": params.qformer.model_dump(), "method": method,
+                "encoder": METHODS[method].encoder,
+                "data": params.data.model_dump(), "seed": seed, "shuffled": shuffled}
+
+    def make(folder: Path) -> None:
+        tasks, p2 = recommendation_tasks(params), params.phase2
+        ilm = new_ilm(params, method, llm, cf, aligned, tasks, seed, shuffled)
+        users = _sample_users(tasks.data.num_users, p2.dev_users)
+        train_phase2(folder, ilm, tasks.training_batches(ilm.prompts, p2.batch_size, p2.loss_on, seed), p2, seed=seed,
+                     evaluate=lambda model, step: dev_metrics(model, tasks, users,
+                                                              batch_size=params.evaluation.batch_size))
+
+    return stage("phase2", params.profile, settings, inputs, (*MODEL_CODE, *TASK_CODE), make if build else None,
+                 "04_phase2")
+
+
+def new_ilm(params: Params, method: str, llm: Artifact, cf: Artifact, aligned: Artifact | None,
+            tasks: RecommendationTasks | None, seed: int, shuffled: bool = False) -> ILM:
+    """A model before phase 2: the method's encoder, fresh or from phase 1, calibrated to the LLM."""
+    model, tokenizer = load_llm(llm)
+    table, num_items = cf_table(cf), len(cf_embeddings(cf).item)
+    if shuffled:
+        rng = np.random.default_rng(seed)
+        order = [rng.permutation(num_items), num_items + rng.permutation(len(table) - num_items)]
+        table = table[torch.from_numpy(np.concatenate(order))]
+    start = None
+    if aligned:
+        start = load_file(aligned("qformer.safetensors")), json.loads(aligned("diagnostics.json").read_text())["vocab_size"]
+    encoder = new_encoder(params, method, table, model, seed=seed, aligned=start)
+    return ILM(model, tokenizer, encoder, table, num_items, tasks.catalogue() if tasks else None)
+
+
+def load_ilm(params: Params, seed: int, method: str, **kwargs: Any) -> ILM:
+    """The trained model of a method, for evaluation."""
+    cf, tasks = embeddings(params, seed), recommendation_tasks(params)
+    if METHODS[method].encoder == "none":
+        return new_ilm(params, method, backbone(params, seed), cf, None, tasks, seed).eval()
+    trained = phase2(params, seed, method, **kwargs)
+    ilm = new_ilm(params, method, backbone(params, seed), cf, None, tasks, seed, kwargs.get("shuffled", False))
+    ilm.encoder = build_encoder(json.loads(trained("encoder.json").read_text())["config"])
+    ilm.encoder.load_state_dict(load_file(trained("encoder.safetensors")))
+    return ilm.eval()
+
+
+# ---------------------------------------------------------------- OpenP5 evaluation
+
+BASELINES = ("Popularity", "iALS")
+
+
+def evaluation(params: Params, seed: int, method: str, *, build: bool = False, **kwargs: Any) -> Artifact:
+    """The ten items each method ranks first for every test user, task, prompt and history rule."""
+    e = params.evaluation
+    if method in (*BASELINES, "Oracle"):
+        inputs = [data(params), embeddings(params, seed)]
+    elif METHODS[method].encoder == "none":
+        inputs = [data(params), embeddings(params, seed), backbone(params, seed)]
+    else:
+        inputs = [data(params), embeddings(params, seed), phase2(params, seed, method, **kwargs)]
+    settings = {"evaluation": e.model_dump(), "method": method, "seed": seed, **kwargs}
+
+    def make(folder: Path) -> None:
+        loaded = dataset(params)
+        users = _sample_users(loaded.num_users, e.max_users)
+        if method in (*BASELINES, "Oracle"):
+            tops = _baseline_tops(params, seed, method, users)
+        else:
+            ilm, tasks = load_ilm(params, seed, method, **kwargs).to(device()), recommendation_tasks(params)
+            tops = {f"{task}|{prompt}|{history}": top for task in TASKS for prompt in e.prompts
+                    for history, top in rank(
+                        ilm, tasks, task=task, prompt=prompt, split="test", users=users, histories=e.histories,
+                        beams=e.beams, constrained=e.constrained, batch_size=e.batch_size,
+                        autocast=use_bfloat16(e.precision)).items()}
+        np.savez_compressed(folder / "tops.npz", users=users, target=loaded.test_targets()[users],
+                            **{k: v[:, :10].astype(np.int32) for k, v in tops.items()})
+
+    return stage("evaluation", params.profile, settings, inputs,
+                 ("kernels", "decode", "recommendation", "embeddings"), make if build else None, "06_openp5_eval")
+
+
+def shuffled_control(params: Params, seed: int, *, build: bool = False) -> Artifact:
+    """ILM trained and evaluated with every item and user carrying another one's embedding."""
+    only = params.with_(**{"evaluation.prompts": ("seen",), "evaluation.histories": ("excluded",)})
+    phase2(only, seed, "ILM", shuffled=True, build=build)
+    return evaluation(only, seed, "ILM", shuffled=True, build=build)
+
+
+def ablation(params: Params, tokens: int) -> Params:
+    """The profile with another number of query tokens, at the length of the ablation runs."""
+    return params.with_(**{
+        "qformer.num_query_tokens": tokens, "phase2.mlp_tokens": tokens, "phase1.steps": params.ablations.phase1_steps,
+        "phase2.steps": params.ablations.phase2_steps, "backbone.seed": params.seed,
+        "evaluation.prompts": ("seen",), "evaluation.histories": ("excluded",)})
+
+
+def mean_over_seeds(params: Params, method: str, task: str, prompt: str, history: str) -> dict[str, np.ndarray]:
+    """`per_user_metrics` averaged over the report's seeds, example by example."""
+    runs = [per_user_metrics(evaluation(params, s, method), task, prompt, history) for s in params.report_seeds]
+    return {metric: np.mean([run[metric] for run in runs], 0) for metric in runs[0]}
+
+
+def per_user_metrics(artifact: Artifact, task: str, prompt: str, history: str) -> dict[str, np.ndarray]:
+    """HR and NDCG of every test example. Task "both" counts the two tasks together (12,080 on ML1M)."""
+    with np.load(artifact("tops.npz")) as saved:
+        target = saved["target"]
+        tasks = TASKS if task == "both" else (task,)
+        tops = [saved[f"{t}|{prompt}|{history}"] for t in tasks]
+    return ranking_metrics(np.concatenate(tops), np.concatenate([target] * len(tops)))
+
+
+def result_rows(params: Params, artifact: Artifact, method: str, seed: int, table: str = "table3") -> pd.DataFrame:
+    """An evaluation as rows of `results.csv`."""
+    rows = []
+    for task in (*TASKS, "both"):
+        for prompt in params.evaluation.prompts:
+            for history in params.evaluation.histories:
+                for metric, values in per_user_metrics(artifact, task, prompt, history).items():
+                    rows.append((table, params.data.name, task, prompt, history, method, seed, metric,
+                                 float(values.mean()), len(values)))
+    return pd.DataFrame(rows, columns=RESULT_COLUMNS)
+
+
+def _baseline_tops(params: Params, seed: int, method: str, users: np.ndarray) -> dict[str, np.ndarray]:
+    """Baselines read no prompt: one ranking a history rule stands for all tasks and prompts."""
+    loaded, tops = dataset(params), {}
+    for history in params.evaluation.histories:
+        exclude = loaded.seen_matrix("test") if history == "excluded" else None
+        if method == "Popularity":
+            top = popularity_top_k(loaded.train_matrix(), 10, exclude=exclude)
+        elif method == "iALS":
+            top = top_k(cf_embeddings(embeddings(params, seed)), 10, exclude=exclude)
+        else:
+            top = top_k(_oracle_scores(params), 10, exclude=loaded.seen_matrix("test"))
+        tops |= {f"{task}|{prompt}|{history}": top[users] for task in TASKS for prompt in params.evaluation.prompts}
+    return tops
+
+
+def _oracle_scores(params: Params) -> np.ndarray:
+    """(U, I) the toy generator's own log-preference for the next item. It never repeats an item, and the
+    oracle knows, so its ranking leaves the history out under both rules."""
+    loaded = dataset(params)
+    with np.load(data(params)("openp5/oracle.npz")) as saved:
+        column = {str(item): i for i, item in enumerate(saved["item_ids"])}
+        return saved["scores"][:, [column[item] for item in loaded.items]]
+
+
+# ---------------------------------------------------------------- what notebooks share
+
+def _real_folder(params: Params) -> Path:
+    return data_dir() / params.data.folder
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    return {p.name: sha256(p) for p in sorted(folder.glob("*")) if p.is_file()}
+
+
+def _sample_users(count: int, limit: int | None) -> np.ndarray:
+    """All users, or a seeded sample that is the same for every method and seed."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
+
+
+def phase1_settings(params: Params, method: str, seed: int) -> dict[str, Any]:
+    settings = params.phase1.model_dump() | {"losses": params.losses_of(method)}
+    return {"phase1": settings, "qformer": params.qformer.model_dump(), "seed": seed}
+
+
+def results_path(params: Params) -> Path:
+    return reports_dir() / params.profile / "results.csv"
+
+
+def claims_path(params: Params) -> Path:
+    return reports_dir() / params.profile / "claims.csv"
+
+
+def figure_path(params: Params, name: str) -> Path:
+    return reports_dir() / params.profile / "figures" / f"{name}.png"
+
+
+def model_path(params: Params, method: str, seed: int) -> Path:
+    """Where notebook 04 saves a model: `reports/toy/models/ilm-seed0`."""
+    return reports_dir() / params.profile / "models" / f"{method.lower()}-seed{seed}"
+
+
+def card(params: Params, started: float) -> HTML:
+    """The run card of a notebook, as a table."""
+    loaded = dataset(params)
+    precision = {name: getattr(params, name).precision for name in ("phase1", "backbone", "phase2")}
+    rows = run_card(params.model_dump(exclude_defaults=True), seed=params.seed, device=device(),
+                    precision=", ".join(f"{k}: {v}" for k, v in precision.items()), checksums=loaded.checksums,
+                    started=started)
+    return show(rows, "Run card")

@@ -1,0 +1,114 @@
+"""The ELM-24 stages of the study (section 4.3): as in `study`, but the LLM writes instead of ranking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from ilm_lib import elm, study
+from ilm_lib.artifacts import Artifact, stage
+from ilm_lib.backbone import pretrain, reference
+from ilm_lib.data.elm24 import build_elm24
+from ilm_lib.metrics import log_perplexity, semantic_consistency, sentence_encoder
+from ilm_lib.paper import RESULT_COLUMNS
+from ilm_lib.params import METHODS, Params
+from ilm_lib.phase1 import run_phase1
+from ilm_lib.phase2 import train_phase2
+from ilm_lib.prompts import PromptEncoder, train_tokenizer
+from ilm_lib.training import device
+
+def data(params: Params, seed: int, *, build: bool = False) -> Artifact:
+    """The 24 tasks over the films that have a text; films are split, not rows."""
+    cf = study.embeddings(params, seed)
+    settings = {"test_fraction": params.elm24.test_fraction, "seed": 0}
+
+    def make(folder: Path) -> None:
+        rows = build_elm24(study.dataset(params).texts, study.cf_embeddings(cf).item, seed=0,
+                           test_fraction=params.elm24.test_fraction)
+        rows.to_parquet(folder / "rows.parquet")
+
+    return stage("elm_data", params.profile, settings, [study.data(params), cf], ("data.elm24", "data.elm24_words"),
+                 make if build else None, "05_elm24_eval")
+
+
+def load_tasks(params: Params, seed: int) -> elm.ElmTasks:
+    return elm.ElmTasks(pd.read_parquet(data(params, seed)("rows.parquet")), study.dataset(params).texts)
+
+
+def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
+    """The LLM of the ELM tasks: ours, pretrained on texts of the training films, or a named one."""
+    rows = data(params, seed)
+    optim = params.backbone.model_copy(update={"steps": params.elm24.backbone_steps,
+                                               "batch_size": params.elm24.backbone_batch_size})
+    settings = {"backbone": optim.model_dump(), "seed": seed}
+
+    def make(folder: Path) -> None:
+        if params.backbone.pretrained:
+            return reference(folder, params.backbone.pretrained)
+        tasks = load_tasks(params, seed)
+        tokenizer = train_tokenizer(tasks.corpus(), params.qformer.text_vocab)
+        encoder = PromptEncoder(tokenizer, len(tasks.films), 0)
+        pretrain(folder, optim, tokenizer, tasks.pretraining_batches(encoder, optim.batch_size, seed), seed=seed)
+
+    return stage("elm_backbone", params.profile, settings, [rows], (*study.MODEL_CODE, "elm"), make if build else None,
+                 "05_elm24_eval")
+
+
+def phase1(params: Params, seed: int, *, build: bool = False) -> Artifact:
+    """Phase 1 on item-text pairs alone, to keep neighbours out of it (section 4.3)."""
+    cf, rows = study.embeddings(params, seed), data(params, seed)
+    params = _own_lengths(params)
+
+    def make(folder: Path) -> None:
+        run_phase1(folder, load_tasks(params, seed).pairs(), study.cf_table(cf), params.qformer, params.phase1,
+                   ("itc", "itg", "itm"), seed=seed)
+
+    return stage("elm_phase1", params.profile, study.phase1_settings(params, "ILM-IT", seed), [cf, rows],
+                 ("phase1", "objectives", "kernels", "qformer", "prompts", "training", "elm"),
+                 make if build else None, "05_elm24_eval")
+
+
+def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
+    """Phase 2 on the 24 tasks, then log likelihood and texts for the test films."""
+    cf, rows, llm = study.embeddings(params, seed), data(params, seed), backbone(params, seed)
+    aligned = phase1(params, seed) if METHODS[method].phase1 else None
+    params = _own_lengths(params)
+    settings = {"phase2": params.phase2.model_dump(), "elm24": params.elm24.model_dump(), "method": method,
+                "qformer": params.qformer.model_dump(), "seed": seed}
+
+    def make(folder: Path) -> None:
+        tasks, p2 = load_tasks(params, seed), params.phase2
+        ilm = study.new_ilm(params, method, llm, cf, aligned, None, seed)
+        train_phase2(folder, ilm, tasks.training_batches(ilm.prompts, p2.batch_size, seed), p2, seed=seed)
+        test = tasks.part("test")
+        if params.elm24.rows_per_task:
+            test = test.groupby("task", sort=False).head(params.elm24.rows_per_task).reset_index(drop=True)
+        scored = elm.evaluate(ilm.to(device()), tasks, test, max_new_tokens=params.elm24.max_new_tokens)
+        sc = semantic_consistency(sentence_encoder(params.elm24.sentence_encoder), scored["generated"].tolist(),
+                                  scored["target"].tolist())
+        scored.assign(SC=sc).to_parquet(folder / "scored.parquet")
+
+    return stage("elm_evaluation", params.profile, settings, [cf, rows, llm, *([aligned] if aligned else [])],
+                 (*study.MODEL_CODE, "elm"), make if build else None, "05_elm24_eval")
+
+
+def scored(artifact: Artifact) -> pd.DataFrame:
+    """Test rows with nll (nats), tokens, generated and SC (cosine)."""
+    return pd.read_parquet(artifact("scored.parquet"))
+
+
+def result_rows(rows: pd.DataFrame, method: str, seed: int, table: str = "table1") -> pd.DataFrame:
+    """Scored rows as rows of `results.csv`: each task and "all", log perplexity per target token and SC."""
+    out = []
+    for task, part in [*rows.groupby("task", sort=False), ("all", rows)]:
+        for metric, value in (("log_pplx", log_perplexity(part["nll"].sum(), int(part["tokens"].sum()))),
+                              ("SC", float(part["SC"].mean()))):
+            out.append((table, "ELM24", task, "", "", method, seed, metric, value, len(part)))
+    return pd.DataFrame(out, columns=RESULT_COLUMNS)
+
+
+def _own_lengths(params: Params) -> Params:
+    """The profile with the lengths of the ELM half."""
+    return params.with_(**{"phase1.steps": params.elm24.phase1_steps, "phase2.steps": params.elm24.phase2_steps,
+                           "qformer.max_text_tokens": params.elm24.max_text_tokens})

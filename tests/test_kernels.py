@@ -1,0 +1,118 @@
+import pytest
+import torch
+
+from ilm_lib.kernels import Trie, beam_step, interleave, pair_similarity
+
+
+def test_interleave_is_a_loop_over_slots_forward_and_backward():
+    torch.manual_seed(0)
+    text, tokens = torch.randn(3, 9, 4, requires_grad=True), torch.randn(2, 3, 4, requires_grad=True)
+    row, start, entity = torch.tensor([[0, 0, 1], [0, 6, 1], [2, 2, 0], [1, 5, 1]]).T  # entity 1 three times
+    out = interleave(text, tokens, row, start, entity)
+
+    text_, tokens_ = (t.detach().clone().requires_grad_() for t in (text, tokens))
+    positions = [list(text_[b]) for b in range(3)]
+    for b, s, e in zip(row.tolist(), start.tolist(), entity.tolist()):
+        for n in range(3):
+            positions[b][s + n] = tokens_[e, n]
+    expected = torch.stack([torch.stack(p) for p in positions])
+    assert torch.equal(out, expected)
+
+    weight = torch.randn_like(out)
+    (out * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(text.grad, text_.grad)
+    torch.testing.assert_close(tokens.grad, tokens_.grad)
+
+
+def test_interleave_returns_a_new_tensor_in_the_type_of_the_text():
+    text, tokens = torch.zeros(1, 3, 2, dtype=torch.bfloat16), torch.ones(1, 1, 2)
+    out = interleave(text, tokens, *torch.tensor([[0], [1], [0]]))
+    assert out.dtype == torch.bfloat16 and text.sum() == 0 and out.sum() == 2
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 2), (4, 1, 1), (4, 3, 1), (1, 2, 2)])
+@pytest.mark.parametrize("selection", ["best", "positive"])
+def test_pair_similarity_is_its_definition(shape, selection):
+    B, N, M = shape
+    torch.manual_seed(0)
+    a, b = torch.randn(B, N, 6), torch.randn(B, M, 6)
+    cosine = lambda i, n, j, m: torch.cosine_similarity(a[i, n], b[j, m], dim=0)
+    pairs = [(n, m) for n in range(N) for m in range(M)]
+    expected = torch.empty(B, B)
+    own = [max(pairs, key=lambda p: float(cosine(i, p[0], i, p[1]))) for i in range(B)]
+    for i in range(B):
+        for j in range(B):
+            expected[i, j] = (max(cosine(i, n, j, m) for n, m in pairs) if selection == "best"
+                              else cosine(i, own[i][0], j, own[j][1]))
+    torch.testing.assert_close(pair_similarity(a, b, selection), expected)
+
+
+ANSWERS = [[7, 3, 1], [7, 3, 5, 1], [7, 4, 1], [9, 1], [7, 3, 5, 6, 1]]  # 1 ends an answer
+
+
+def walk(trie, answer):
+    """The nodes of a token sequence, as far as the trie goes."""
+    node, path = 0, []
+    for token in answer:
+        column = (trie.tokens == token).nonzero()
+        node = int(trie.next[node, column]) if len(column) else -1
+        if node < 0:
+            break
+        path.append(node)
+    return path
+
+
+def test_the_trie_holds_every_answer_and_nothing_else():
+    trie = Trie.build(ANSWERS)
+    for i, answer in enumerate(ANSWERS):
+        path = walk(trie, answer)
+        assert len(path) == len(answer) and int(trie.item[path[-1]]) == i
+        assert trie.path[i, :len(path)].tolist() == path and set(trie.path[i, len(path):].tolist()) <= {path[-1]}
+        assert all(int(trie.item[n]) == -1 for n in path[:-1])
+    assert len(walk(trie, [7, 5])) == 1 and walk(trie, [3]) == [] and walk(trie, [8]) == []
+    assert len(trie.next) == 1 + len({tuple(a[:n]) for a in ANSWERS for n in range(1, len(a) + 1)})
+    assert int(trie.below[0]) == 5 and int(trie.below[walk(trie, [7, 3])[-1]]) == 3
+
+
+def allowed_by_hand(trie, banned):
+    """An item may be recommended unless banned; a node is open while such an item is below."""
+    open_nodes = set()
+    for i, answer in enumerate(ANSWERS):
+        if i not in banned:
+            open_nodes |= {0, *walk(trie, answer)}
+    return torch.tensor([n in open_nodes for n in range(len(trie.next))])
+
+
+@pytest.mark.parametrize("banned", [
+    [[0]], [[0, 1, 4]], [[3]], [[2, -1, -1]], [[-1, -1]], [[0, 1, 2, 3, 4]], [[0, 1], [4, -1], [3, 2]]])
+def test_bans_close_just_the_banned_items_and_what_leads_to_nothing_else(banned):
+    trie = Trie.build(ANSWERS)
+    got = trie.allowed(torch.tensor(banned), len(banned))
+    for row, items in zip(got, banned):
+        assert torch.equal(row[1:], allowed_by_hand(trie, set(items))[1:])  # nothing leads to the root
+
+
+def test_an_item_banned_twice_is_banned_once():
+    trie = Trie.build(ANSWERS)
+    got = trie.allowed(torch.tensor([[0, 0, 0, 0]]), 1)[0]  # a history may hold an item again
+    assert torch.equal(got, allowed_by_hand(trie, {0}))
+
+
+def test_no_bans_leave_everything_open():
+    trie = Trie.build(ANSWERS)
+    assert trie.allowed(None, 2).shape == (2, len(trie.next)) and trie.allowed(None, 2).all()
+
+
+def test_equal_answers_are_refused():
+    with pytest.raises(ValueError, match="same answer"):
+        Trie.build([[7, 3, 1], [7, 1], [7, 3, 1]])
+
+
+def test_beam_step_takes_the_best_of_all_continuations():
+    scores = torch.tensor([[0.0, -1.0], [-2.0, -torch.inf]])
+    logp = torch.tensor([[[-3.0, -1.0, -4.0], [-0.5, -2.5, -0.1]], [[-1.0, -2.0, -3.0], [0.0, 0.0, 0.0]]])
+    best, beam, column = beam_step(scores, logp, 3)
+    torch.testing.assert_close(best, torch.tensor([[-1.0, -1.1, -1.5], [-3.0, -4.0, -5.0]]))
+    assert beam.tolist() == [[0, 1, 1], [0, 0, 0]] and column.tolist() == [[1, 2, 0], [0, 1, 2]]
+    assert beam_step(scores, logp, 10)[0].shape == (2, 6)  # no more than there are

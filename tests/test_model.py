@@ -1,0 +1,261 @@
+import copy
+
+import pytest
+import torch
+
+from ilm_lib.adapters import MLPEncoder, QFormerEncoder
+from ilm_lib.backbone import weights_fingerprint
+from ilm_lib.kernels import interleave
+from ilm_lib.model import ILM, Catalogue, build_encoder, encoder_config
+from ilm_lib.params import Optim
+from ilm_lib.prompts import Item, User
+from ilm_lib.training import fit
+
+KINDS = ["llama", "gpt2", "qwen2"]
+MIXED = [["Toy item_301", Item(0), " then item_398", Item(1), " , item_301", Item(0), " for user_3", User(2), " ?"],
+         ["Pick one item for Toy user_1", User(0), " ."],
+         ["Toy items item_495", Item(2), " what follows ?"]]
+ANSWERS = [" Toy item_592", " Toy item_689", " Toy item_301"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("encoder", ["mlp", "qformer"])
+def test_text_alone_goes_through_the_bare_llm_bit_for_bit(new_ilm, encoder, kind):
+    ilm = new_ilm(encoder, kind)
+    prompt = ["What follows Toy", " items item_301 ?"]
+    batch = ilm.encode([prompt])
+    ids = [ilm.tokenizer.bos_token_id, *ilm.tokenizer("".join(prompt))["input_ids"]]
+    assert batch.input_ids.tolist() == [ids]
+    with torch.no_grad():
+        assert torch.equal(ilm(batch).logits, ilm.llm(torch.tensor([ids])).logits)
+    new = ilm.llm.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                           max_new_tokens=8, do_sample=False)
+    assert ilm.generate(prompt, max_new_tokens=8) == ilm.tokenizer.decode(new[0, len(ids):], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "qformer"])
+def test_every_item_is_encoded_once(new_ilm, encoder):
+    ilm = new_ilm(encoder)
+    batch = ilm.encode(MIXED, answers=ANSWERS)
+    seen = []
+    handle = ilm.encoder.register_forward_hook(lambda module, args, out: seen.append(len(args[0])))
+    once = ilm.embed(batch)
+    handle.remove()
+    assert seen == [len(batch.entities)] == [5] and len(batch.slot_entity) == 6
+
+    text = ilm.llm.get_input_embeddings()(batch.input_ids)
+    every = ilm.encoder(ilm.cf[batch.entities[batch.slot_entity]])
+    slot = interleave(text, every, batch.slot_row, batch.slot_start, torch.arange(6))
+    torch.testing.assert_close(once, slot, atol=1e-6, rtol=1e-5)
+    for b, start, e in zip(batch.slot_row, batch.slot_start, batch.slot_entity):
+        torch.testing.assert_close(once[b, start:start + 3], ilm.encoder(ilm.cf[batch.entities[e]][None])[0],
+                                   atol=1e-6, rtol=1e-5)
+
+    trained = ilm.encoder.trained_parameters()
+    call = lambda x: ilm.llm(inputs_embeds=x, attention_mask=batch.attention_mask, labels=batch.labels,
+                             position_ids=batch.position_ids).loss
+    grads = [torch.autograd.grad(call(x), trained) for x in (once, slot)]
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
+
+
+def test_users_follow_items_in_the_embeddings(new_ilm):
+    ilm = new_ilm("mlp")
+    batch = ilm.encode([[User(2)]])
+    torch.testing.assert_close(ilm.embed(batch)[0, 1:4], ilm.encoder(ilm.cf[15 + 2][None])[0])
+
+
+def test_the_model_reads_its_items(new_ilm):
+    ilm = new_ilm("qformer")
+    a, b = (ilm(ilm.encode([["Toy item", Item(i), " ?"]])).logits[0] for i in (3, 4))
+    assert torch.allclose(a[:2], b[:2], atol=1e-5) and (a[-1] - b[-1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "qformer"])
+def test_the_trained_parameters_are_those_with_a_gradient(new_ilm, encoder):
+    ilm = new_ilm(encoder)
+    ilm.train()
+    ilm(ilm.encode(MIXED, answers=ANSWERS)).loss.backward()
+    live = {n for n, p in ilm.encoder.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    trained = {id(p) for p in ilm.encoder.trained_parameters()}
+    assert live and live == {n for n, p in ilm.encoder.named_parameters() if id(p) in trained}
+    assert all(p.grad is None for p in ilm.llm.parameters())
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "qformer"])
+def test_training_moves_the_encoder_and_leaves_the_llm(new_ilm, encoder):
+    ilm = new_ilm(encoder)
+    before, start = weights_fingerprint(ilm.llm), copy.deepcopy(ilm.encoder.state_dict())
+    trained = ilm.encoder.trained_parameters()
+    batch = ilm.encode(MIXED, answers=ANSWERS)
+    history = fit(ilm, trained, lambda m, b: {"loss": m(b).loss}, lambda step: batch,
+                  Optim(steps=12, batch_size=3, lr=3e-2), seed=0)
+    assert weights_fingerprint(ilm.llm) == before and not any(p.requires_grad for p in ilm.llm.parameters())
+    losses = history[history.split == "train"].value
+    assert losses.iloc[-1] < losses.iloc[0] - 0.1
+    ids = {id(p) for p in trained}
+    for name, p in ilm.encoder.named_parameters():
+        assert torch.equal(p, start[name]) != (id(p) in ids), name
+
+
+def test_a_changed_weight_changes_the_fingerprint(new_llm):
+    llm = new_llm("llama", 40)
+    before = weights_fingerprint(llm)
+    assert weights_fingerprint(copy.deepcopy(llm)) == before
+    llm.model.norm.weight.data[3] += 1e-6
+    assert weights_fingerprint(llm) != before
+
+
+def test_the_llm_has_no_dropout_whatever_the_mode(new_ilm):
+    ilm = new_ilm("qformer", "gpt2")  # GPT-2's config has dropout
+    assert ilm.train().training and ilm.encoder.training
+    assert not any(m.training for m in ilm.llm.modules())
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "qformer"])
+def test_calibrated_tokens_have_the_size_asked_for(new_ilm, encoder):
+    ilm = new_ilm(encoder)
+    for target in (0.02, 5.0):
+        ilm.encoder.calibrate(ilm.cf, target)
+        assert ilm.encoder(ilm.cf).square().mean().sqrt().item() == pytest.approx(target, rel=1e-3)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 5])
+def test_mlp_with_several_tokens(new_ilm, tokens):
+    ilm = new_ilm("mlp", tokens=tokens)
+    out = ilm.encoder(ilm.cf)
+    assert out.shape == (24, tokens, 32)
+    assert ilm.encoder.up.out_features == 10 * ilm.encoder.up.in_features
+    assert ilm.encode([["a", Item(0), "b"]]).input_ids.shape[1] == 3 + tokens
+    assert tokens == 1 or (out[:, 0] - out[:, 1]).abs().max() > 0.1
+
+
+def test_the_loss_is_the_nll_per_labelled_token(new_ilm):
+    ilm = new_ilm("qformer")
+    batch = ilm.encode(MIXED, answers=ANSWERS)
+    nll, count = ilm.token_nll(batch)
+    assert count.tolist() == [len(ilm.prompts.answer_ids(a)) for a in ANSWERS]
+    assert float(nll.sum() / count.sum()) == pytest.approx(ilm(batch).loss.item(), abs=1e-4)
+    alone = [float(ilm.token_nll(ilm.encode([p], answers=[a]))[0]) for p, a in zip(MIXED, ANSWERS)]
+    assert nll.tolist() == pytest.approx(alone, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generation_of_a_batch_is_that_of_its_prompts(new_ilm, kind):
+    ilm = new_ilm("qformer", kind)
+    prompts = [*MIXED, ["text alone , and rather a lot of it"]]
+    texts = ilm.generate(prompts, max_new_tokens=8)
+    assert texts == [ilm.generate(p, max_new_tokens=8) for p in prompts] and len(set(texts)) > 1
+
+
+def test_generation_is_greedy_whatever_the_checkpoint_says(new_ilm):
+    ilm = new_ilm("mlp")
+    wanted = ilm.generate(MIXED[0], max_new_tokens=8)
+    ilm.llm.generation_config.update(do_sample=True, temperature=9.0, top_k=0)
+    assert {ilm.generate(MIXED[0], max_new_tokens=8) for _ in range(4)} == {wanted}
+
+
+def test_a_prompt_beyond_the_context_is_refused(new_ilm):
+    with pytest.raises(ValueError, match="LLM reads 512"):
+        new_ilm("mlp").encode([["item_12"] * 400])
+
+
+@pytest.mark.parametrize("encoder, kind", [("qformer", k) for k in KINDS] + [("mlp", "llama"), ("none", "gpt2")])
+def test_saved_and_loaded_it_is_the_same_model(new_ilm, tmp_path, encoder, kind):
+    ilm = new_ilm(encoder, kind)
+    folder = ilm.save_pretrained(tmp_path / "ilm")
+    assert not [p for p in folder.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}]
+    assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".safetensors", ".json", ".txt", ".jinja", ".model"}
+    loaded = ILM.from_pretrained(folder)
+    assert type(loaded.encoder) is type(ilm.encoder) and not loaded.training
+    assert weights_fingerprint(loaded.llm) == weights_fingerprint(ilm.llm)
+    with torch.no_grad():
+        assert torch.equal(loaded.encode(MIXED).input_ids, ilm.encode(MIXED).input_ids)
+        torch.testing.assert_close(loaded(loaded.encode(MIXED)).logits, ilm(ilm.encode(MIXED)).logits)
+    found, wanted = (m.recommend(User(5), [Item(3), Item(8)]) for m in (loaded, ilm))
+    assert [(r.item, r.title) for r in found] == [(r.item, r.title) for r in wanted]
+    assert [r.log_probability for r in found] == pytest.approx([r.log_probability for r in wanted], abs=1e-4)
+    assert loaded.generate(MIXED, max_new_tokens=6) == ilm.generate(MIXED, max_new_tokens=6)
+
+
+def test_saving_again_replaces_the_old_model(new_ilm, tmp_path):
+    new_ilm("qformer").save_pretrained(tmp_path / "ilm")
+    new_ilm("mlp").save_pretrained(tmp_path / "ilm")
+    assert isinstance(ILM.from_pretrained(tmp_path / "ilm").encoder, MLPEncoder)
+    assert [p.name for p in tmp_path.iterdir()] == ["ilm"]
+
+
+def test_another_backbone_is_refused(new_ilm, tmp_path):
+    ilm = new_ilm("qformer")
+    folder = ilm.save_pretrained(tmp_path / "ilm")
+    ilm.llm.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1e-3
+    ilm.llm.save_pretrained(folder / "backbone")
+    with pytest.raises(ValueError, match="weights of backbone"):
+        ILM.from_pretrained(folder)
+
+
+def test_a_backbone_can_be_kept_by_reference(new_ilm, tmp_path):
+    ilm = new_ilm("qformer")
+    ilm.llm.save_pretrained(tmp_path / "llm")
+    ilm.tokenizer.save_pretrained(tmp_path / "llm")
+    folder = ilm.save_pretrained(tmp_path / "ilm", backbone=str(tmp_path / "llm"))
+    assert sorted(p.name for p in folder.iterdir()) == ["ilm.json", "ilm.safetensors"]
+    found, wanted = (m.recommend(User(1)) for m in (ILM.from_pretrained(folder), ilm))
+    assert [r.item for r in found] == [r.item for r in wanted]
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="ilm.json"):
+        ILM.from_pretrained(tmp_path)
+
+
+def test_an_encoder_is_built_again_from_its_config(new_ilm):
+    for kind in ("mlp", "qformer"):
+        encoder = new_ilm(kind).encoder
+        again = build_encoder(encoder_config(encoder))
+        again.load_state_dict(encoder.state_dict())
+    assert isinstance(again, QFormerEncoder) and build_encoder(encoder_config(None)) is None
+
+
+@pytest.mark.parametrize("encoder", ["none", "mlp", "qformer"])
+def test_recommend_gives_the_best_titles_outside_the_history(new_ilm, encoder):
+    ilm = new_ilm(encoder)
+    history = [Item(3), Item(8), Item(11)]
+    found = ilm.recommend(User(5), history, k=7)
+    assert len(found) == 7 and len({r.item for r in found}) == 7
+    assert not {r.item for r in found} & set(history)
+    assert all(r.title == f"Film {r.item.row}" for r in found)
+    scores = [r.log_probability for r in found]
+    assert scores == sorted(scores, reverse=True) and scores[0] < 0
+    every = ilm.recommend(User(5), history, k=15, exclude_history=False)
+    assert len({r.item for r in every}) == 15 and [r.item for r in every if r.item not in history][:7] == [r.item for r in found]
+
+
+def test_recommendations_are_scored_by_their_answers(new_ilm):
+    ilm = new_ilm("qformer")
+    c = ilm.catalogue
+    prompt = c.indexing.render(c.straightforward, 4)
+    for r in ilm.recommend(User(4), k=4):
+        nll, _ = ilm.token_nll(ilm.encode([prompt], answers=[c.indexing.answer(c.target, r.item.row)]))
+        assert r.log_probability == pytest.approx(-float(nll), abs=1e-3)
+
+
+def test_an_item_seen_twice_is_left_out_alone(new_ilm):
+    ilm = new_ilm("mlp")
+    found = ilm.recommend(User(0), [Item(6)] * 9, k=15)
+    assert {r.item.row for r in found} == set(range(15)) - {6}
+
+
+def test_without_a_catalogue_recommend_says_so(new_ilm):
+    ilm = new_ilm("mlp")
+    ilm.catalogue = None
+    with pytest.raises(ValueError, match="catalogue"):
+        ilm.recommend(User(0))
+
+
+def test_a_catalogue_survives_json(tasks):
+    import json
+
+    catalogue = tasks.catalogue()
+    again = Catalogue.from_json(json.loads(json.dumps(catalogue.to_json())))
+    assert again.to_json() == catalogue.to_json()
+    assert again.indexing.render(again.sequential, 2, [1]) == catalogue.indexing.render(catalogue.sequential, 2, [1])

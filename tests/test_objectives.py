@@ -1,0 +1,188 @@
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ilm_lib import objectives as o
+from ilm_lib.params import Phase1, QFormerParams
+from ilm_lib.phase1 import Pairs, train_phase1, yardsticks
+
+
+def unit(*shape):
+    return F.normalize(torch.randn(*shape), dim=-1)
+
+
+def test_the_contrastive_loss_is_its_formula():
+    torch.manual_seed(0)
+    s, ids = torch.randn(5, 5).double(), torch.arange(5)
+    row = lambda i: -math.log(math.exp(s[i, i] / 0.2) / sum(math.exp(s[i, j] / 0.2) for j in range(5)))
+    column = lambda j: -math.log(math.exp(s[j, j] / 0.2) / sum(math.exp(s[i, j] / 0.2) for i in range(5)))
+    naive = sum(row(i) + column(i) for i in range(5)) / 10
+    assert float(o.contrastive_loss(s, 0.2, ids, ids)) == pytest.approx(naive)
+
+
+def test_without_signal_a_contrastive_loss_is_at_chance():
+    torch.manual_seed(0)
+    ids = torch.arange(256)
+    loss, similarity = o.itc_loss(unit(256, 1, 512), unit(256, 512), ids, 1.0, "best")
+    assert float(loss) == pytest.approx(math.log(256), abs=0.02) and similarity.shape == (256, 256)
+    assert float(o.contrastive_loss(torch.zeros(256, 256), 0.07, ids, ids)) == pytest.approx(math.log(256))
+
+
+def test_a_duplicate_of_the_batch_is_no_negative():
+    torch.manual_seed(0)
+    s = torch.randn(4, 4)
+    five = torch.zeros(5, 5)  # the fifth pair has the item of the first
+    five[:4, :4], five[4, :4], five[:4, 4], five[4, 4] = s, s[0], s[:, 0], s[0, 0]
+    loss = lambda m, a, b: F.cross_entropy(m / 0.1, torch.arange(len(m)))
+    ids = torch.arange(4)
+    alone = o.contrastive_loss(s, 0.1, ids, ids)
+    same = torch.tensor([0, 1, 2, 3, 0])
+    with_copy, unmasked = (o.contrastive_loss(five, 0.1, i, i) for i in (same, torch.arange(5)))
+    assert unmasked > with_copy  # a copy that counts as a negative costs ln 2 in its rows
+    rows = [F.cross_entropy(s[i:i + 1] / 0.1, torch.tensor([i])) for i in range(4)]
+    s_twice = [F.cross_entropy(five[i:i + 1] / 0.1, torch.tensor([i])) for i in range(1, 4)]
+    columns = [F.cross_entropy(five.T[i:i + 1] / 0.1, torch.tensor([i])) for i in range(1, 4)]
+    back = F.cross_entropy(s.T[:1] / 0.1, torch.tensor([0]))
+    naive = (2 * rows[0] + sum(s_twice) + 2 * back + sum(columns)) / 10
+    torch.testing.assert_close(with_copy, naive)
+    assert torch.isfinite(alone)
+
+
+def test_pairs_that_share_either_side_are_masked():
+    s = torch.zeros(3, 3)
+    a, b = torch.tensor([0, 0, 2]), torch.tensor([5, 6, 6])  # 0 and 1 share a user, 1 and 2 an item
+    loss = o.contrastive_loss(s, 0.5, a, b)
+    assert float(loss) == pytest.approx((math.log(2) + math.log(1) + math.log(2)) / 3)
+
+
+@pytest.mark.parametrize("selection", ["best", "positive"])
+def test_planted_alignment_costs_nothing(selection):
+    torch.manual_seed(0)
+    queries, ids = unit(32, 4, 256), torch.arange(32)
+    loss, similarity = o.itc_loss(queries, queries[:, 2], ids, 0.07, selection)
+    assert float(loss) < 1e-3 and (similarity.diagonal() > 1 - 1e-5).all()
+    shuffled, _ = o.itc_loss(queries, queries[:, 2].roll(1, 0), ids, 0.07, selection)
+    assert float(shuffled) > 1
+
+
+def test_hard_negatives_are_other_items_and_like_ones():
+    torch.manual_seed(0)
+    items = torch.tensor([0, 1, 2, 0, 3, 4])
+    similarity = torch.eye(6) * 0.3
+    similarity[1, 4] = similarity[2, 0] = 0.6  # item row 1 looks like text 4, row 2 like text 0
+    drawn = [o.hard_negatives(similarity, items, 0.07) for _ in range(300)]
+    text, item = (torch.stack(side) for side in zip(*drawn))
+    assert text.shape == item.shape == (300, 6)
+    assert not (items[text] == items).any() and not (items[item] == items).any()
+    assert (text[:, 1] == 4).float().mean() > 0.9 and (text[:, 2] == 0).float().mean() > 0.9
+    assert (item[:, 4] == 1).float().mean() > 0.9 and (item[:, 0] == 2).float().mean() > 0.9
+    assert len(text[:, 4].unique()) == 5  # drawn, not the nearest
+
+
+def test_hard_negatives_of_a_perfect_model_are_still_other_items():
+    torch.manual_seed(0)
+    similarity = 2 * torch.eye(3) - 1
+    for _ in range(50):
+        for drawn in o.hard_negatives(similarity, torch.arange(3), 0.07):
+            assert not (drawn == torch.arange(3)).any()
+
+
+def test_a_batch_of_one_item_can_still_be_drawn_from():
+    for drawn in o.hard_negatives(torch.ones(4, 4), torch.zeros(4), 0.07):
+        assert drawn.shape == (4,) and ((0 <= drawn) & (drawn < 4)).all()
+
+
+def test_generation_loss_ignores_padding():
+    torch.manual_seed(0)
+    logits, pad = torch.randn(2, 5, 7), 0
+    ids = torch.tensor([[1, 4, 5, 6, 2], [1, 3, 2, 0, 0]])
+    logp = logits.log_softmax(-1)
+    predicted = [(0, 0, 4), (0, 1, 5), (0, 2, 6), (0, 3, 2), (1, 0, 3), (1, 1, 2)]
+    naive = -sum(logp[p] for p in predicted) / len(predicted)
+    torch.testing.assert_close(o.itg_loss(logits, ids, pad), naive)
+    logits[1, 2:], logits[:, -1] = 9, -9
+    torch.testing.assert_close(o.itg_loss(logits, ids, pad), naive)
+
+
+def test_matching_loss():
+    assert float(o.itm_loss(torch.zeros(6, 2), 2)) == pytest.approx(math.log(2))
+    sure = torch.tensor([[-9.0, 9], [9, -9], [9, -9]])
+    assert float(o.itm_loss(sure, 1)) < 1e-6 and float(o.itm_loss(-sure, 1)) == pytest.approx(18, abs=1e-3)
+
+
+def test_centring_brings_out_what_a_common_part_hides():
+    torch.manual_seed(0)
+    ids, common, a = torch.arange(64), 20 * torch.randn(1, 1, 32), torch.randn(64, 2, 32)
+    loss = lambda center: float(o.interaction_loss(a + common, a + common, ids, ids, 0.3, "best", center))
+    assert loss(False) > math.log(64) - 0.1 and loss(True) < loss(False) - 1
+    mean = (a + common).mean(0)
+    by_hand = o.interaction_loss(a + common - mean, a + common - mean, ids, ids, 0.3, "best", False)
+    assert loss(True) == pytest.approx(float(by_hand), abs=1e-4)
+
+
+def test_query_similarity_shows_collapse():
+    torch.manual_seed(0)
+    one = torch.randn(50, 1, 64)
+    torch.testing.assert_close(o.query_similarity(one.expand(-1, 4, -1)), torch.ones(4, 4))
+    apart = o.query_similarity(torch.randn(50, 4, 64))
+    torch.testing.assert_close(apart.diagonal(), torch.ones(4))
+    assert (apart - torch.eye(4)).abs().max() < 0.1
+
+
+TRAITS = ("red green blue grey", "quiet loud odd plain", "old new short long", "sea city farm moon")
+SMALL = dict(num_query_tokens=2, layers=2, width=32, heads=2, text_vocab=400, max_text_tokens=16)
+PHASE1 = dict(steps=120, batch_size=64, lr=4e-3, optimizer="adamw", holdout=0.2, warmup=0.1)
+
+
+def planted(shuffled):
+    """256 items, one for every choice of four traits; the embedding is the traits, plus noise."""
+    rng = np.random.default_rng(0)
+    traits = np.array(list(product(range(4), repeat=4)))
+    cf = np.eye(4, dtype=np.float32)[traits].reshape(256, 16) + 0.05 * rng.standard_normal((256, 16), dtype=np.float32)
+    words = [" ".join(names.split()[t] for names, t in zip(TRAITS, row)) for row in traits]
+    entity = rng.permutation(256) if shuffled else np.arange(256)
+    near = np.stack([np.arange(256), np.arange(256)], 1)
+    return Pairs(words, entity, near, near), torch.from_numpy(cf)
+
+
+@pytest.mark.parametrize("shuffled", [False, True], ids=["planted", "shuffled"])
+def test_phase1_learns_what_is_there_and_only_that(shuffled):
+    pairs, cf = planted(shuffled)
+    model, codec, history = train_phase1(
+        pairs, cf, QFormerParams(**SMALL), Phase1(**PHASE1, losses=("itc",)), ("itc",), seed=0)
+    last = history[history.split == "heldout"].groupby("name").value.last()
+    held = 51  # a fifth of 256
+    assert not model.training and set(last.index) == {"itc", "recall@1", "recall@10", "query_cosine"}
+    if shuffled:
+        assert last["recall@10"] < 10 / held + 0.2 and last["itc"] > math.log(held) - 0.3
+    else:
+        assert last["recall@10"] > 0.8 and last["recall@1"] > 0.3 and last["itc"] < math.log(held) - 1.5
+
+
+def test_phase1_runs_all_losses_in_turn():
+    pairs, cf = planted(False)
+    wanted = ("itc", "itg", "itm", "ii", "ui")
+    params = Phase1(**{**PHASE1, "steps": 6, "batch_size": 16}, losses=wanted)
+    _, _, history = train_phase1(pairs, cf, QFormerParams(**SMALL), params, wanted, seed=0)
+    assert set(wanted) <= set(history[history.split == "heldout"].name)
+    assert set(history[history.split == "train"].name) == set(wanted) and np.isfinite(history.value).all()
+
+
+def test_held_out_entities_have_no_text_in_training():
+    pairs, _ = planted(False)
+    twice = Pairs(list(pairs.texts) * 2, np.tile(pairs.entity, 2), pairs.ii, pairs.ui)
+    train, held = twice.split(0.1, seed=0)
+    assert not set(train.entity) & set(held.entity) and len(held.entity) == 2 * 26
+    assert len(train.ii) + len(held.ii) == 256 and not set(map(tuple, train.ui)) & set(map(tuple, held.ui))
+    assert all(pairs.texts[e] == t for e, t in zip(held.entity, held.texts))
+
+
+def test_yardsticks_know_chance_and_the_raw_embeddings():
+    pairs, cf = planted(False)
+    values = yardsticks(pairs, cf, Phase1(**PHASE1))
+    assert values["chance ii"] == pytest.approx(math.log(51)) == values["chance itc"]
+    assert values["ii raw"] < values["chance ii"] - 0.5

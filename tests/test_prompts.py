@@ -1,0 +1,133 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from ilm_lib.prompts import Indexing, Item, PromptEncoder, User, train_tokenizer
+
+ODD = ["", " ", "a  b\n\tc ", "Amélie – «L'été», 95¢", "攻殻機動隊", "👩‍👩‍👧 ok\u200b!", "e\u0301 vs é", "\x00\x7f", "item_0042",
+       "[ PAD ]", "١٢٣ 3.14159 ½", "don't_stop__now", "\u2028\u00a0x"]
+
+
+@pytest.fixture
+def encoder(tokenizer):
+    return PromptEncoder(tokenizer, num_items=5, num_query_tokens=3)
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_the_tokenizer_is_lossless(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_digits_come_in_pairs(tokenizer):
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("item_12345 7")["input_ids"])
+    assert [t for t in tokens if t.isdigit()] == ["12", "34", "5", "7"]
+    assert all(len(tokenizer(f"{i:02d}")["input_ids"]) == 1 for i in range(100))
+
+
+def test_every_pair_is_one_token_however_many_words_want_a_place():
+    words = [f"{a}{b}{c}{d} " * 99 for a in "bcdfg" for b in "aeiou" for c in "klmnp" for d in "aeiou"]
+    small = train_tokenizer(words, 500)
+    assert len(small) <= 500
+    assert all(len(small(f"{i:02d}")["input_ids"]) == 1 for i in range(100))
+
+
+@pytest.mark.parametrize("text", [t for t in ODD if t] + ["What follows Toy items item_301 ?"])
+def test_a_prompt_of_text_has_exactly_the_ids_of_its_text(encoder, tokenizer, text):
+    want = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+    for prompt in ([text], list(text)):  # strings are joined before they are tokenized
+        ids, slots = encoder.encode(prompt)
+        assert ids == want and slots == []
+
+
+def test_without_query_tokens_the_slots_are_left_out(tokenizer):
+    bare = PromptEncoder(tokenizer, num_items=5, num_query_tokens=0)
+    assert bare.encode(["user_7", User(1), " saw it"]) == bare.encode(["user_7 saw it"])
+
+
+PROMPTS = [["Toy ", Item(4), " and ", User(1), " or ", Item(4)], [Item(0), " then ?"], ["no slot at all"]]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_slots_lie_where_their_segment_was(encoder, tokenizer, side):
+    batch = encoder.batch(PROMPTS, side=side)
+    assert batch.entities.tolist() == [0, 4, 6]  # distinct; user 1 follows the five items
+    assert batch.entities[batch.slot_entity].tolist() == [4, 6, 4, 0] and batch.slot_row.tolist() == [0, 0, 0, 1]
+    ids = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    for b, prompt in enumerate(PROMPTS):
+        slots, row, at = batch.slot_start[batch.slot_row == b].tolist(), batch.input_ids[b].tolist(), 0
+        mask = batch.attention_mask[b].bool()
+        at = int(mask.int().argmax()) + 1  # after the beginning of sequence
+        assert row[at - 1] == tokenizer.bos_token_id
+        for segment in prompt:
+            if isinstance(segment, str):
+                assert row[at:at + len(ids(segment))] == ids(segment)
+                at += len(ids(segment))
+            else:
+                assert slots.pop(0) == at
+                at += 3
+        assert not slots and at == (len(row) if side == "left" else int(mask.sum()))
+        assert batch.position_ids[b][mask].tolist() == list(range(int(mask.sum())))
+    assert batch.labels is None
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_labels_are_the_answer_or_all_text_but_never_slots(encoder, tokenizer, side):
+    answers = [" item_301", " item_4", " yes"]
+    target, text = (encoder.batch(PROMPTS, answers, side=side, loss_on=on) for on in ("target", "text"))
+    assert torch.equal(target.input_ids, text.input_ids)
+    for b, answer in enumerate(answers):
+        want = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        labels, mask = target.labels[b], target.attention_mask[b].bool()
+        assert labels[labels != -100].tolist() == want
+        assert labels[mask][-len(want):].tolist() == want
+        slots = torch.zeros_like(mask)
+        for start in text.slot_start[text.slot_row == b]:
+            slots[start:start + 3] = True
+        assert torch.equal(text.labels[b], text.input_ids[b].masked_fill(~mask | slots, -100))
+
+
+def test_too_long_a_prompt_is_refused_with_its_length(encoder):
+    width = encoder.batch(PROMPTS).input_ids.shape[1]
+    assert encoder.batch(PROMPTS, max_length=width).input_ids.shape[1] == width
+    with pytest.raises(ValueError, match=f"{width} tokens.*{width - 1}"):
+        encoder.batch(PROMPTS, max_length=width - 1)
+
+
+@pytest.mark.parametrize("slot, error", [
+    (Item(5), IndexError), (Item(-1), IndexError), (User(-1), IndexError), (7, TypeError), (None, TypeError)])
+def test_bad_slots_are_refused(encoder, slot, error):
+    with pytest.raises(error):
+        encoder.batch([["film ", slot]])
+
+
+def test_a_tokenizer_without_an_end_is_refused(tokenizer):
+    import copy
+
+    endless = copy.deepcopy(tokenizer)
+    endless.eos_token = None
+    with pytest.raises(ValueError, match="end-of-sequence"):
+        PromptEncoder(endless, 5, 1)
+
+
+INDEXING = Indexing("ML1M", np.array([1, 17]), np.array([1001, 1002, 1444]), " , ")
+
+
+def test_every_index_is_followed_by_its_slot():
+    prompt = INDEXING.render("What follows {dataset} items {history} for {dataset} user_{user_id} ?", 1, [2, 0])
+    assert [s for s in prompt if not isinstance(s, str)] == [Item(2), Item(0), User(1)]
+    text = "".join(s if isinstance(s, str) else {Item: "<I>", User: "<U>"}[type(s)] for s in prompt)
+    assert text == "What follows ML1M items item_1444<I> , item_1001<I> for ML1M user_17<U> ?"
+
+
+def test_a_template_without_history_has_the_user_alone():
+    assert INDEXING.render("{dataset} user_{user_id}", 0) == ["", "ML1M", " user_", "1", User(0)]
+
+
+@pytest.mark.parametrize("target", ["{dataset} {target}", "{dataset} item_{target}", " {target} "])
+def test_answers_match_the_papers_expression(target):
+    for row, index in enumerate(INDEXING.item_index):
+        answer = INDEXING.answer(target, row)
+        assert answer.startswith(" ") and re.match(r".*item_(\d+)$", answer)[1] == str(index)
+        assert answer.count("item_") == 1 and ("ML1M" in answer) == ("dataset" in target)

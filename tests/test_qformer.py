@@ -1,0 +1,159 @@
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from ilm_lib.params import QFormerParams
+from ilm_lib.phase1 import bert_folder
+from ilm_lib.qformer import Layer, QFormer
+
+
+@pytest.fixture
+def qformer(new_qformer):
+    model = new_qformer()
+    torch.manual_seed(1)
+    for p in model.parameters():  # away from zero biases and unit norms
+        p.data.add_(0.2 * torch.randn_like(p))
+    return model
+
+
+@pytest.fixture
+def inputs():
+    torch.manual_seed(2)
+    ids = torch.randint(5, 50, (4, 9))
+    mask = torch.arange(9) < torch.tensor([[9], [6], [3], [8]])
+    return torch.randn(4, 6), ids.masked_fill(~mask, 0), mask
+
+
+def test_cross_attention_to_one_vector_is_full_attention_with_one_key():
+    torch.manual_seed(0)
+    full = nn.MultiheadAttention(12, 3, batch_first=True)
+    nn.init.normal_(full.in_proj_bias)
+    nn.init.normal_(full.out_proj.bias)
+    layer = Layer(12, 3, cross=True, inner=24)
+    layer.cross_value.load_state_dict({"weight": full.in_proj_weight[24:], "bias": full.in_proj_bias[24:]})
+    layer.cross_out.load_state_dict(full.out_proj.state_dict())
+    queries, item = torch.randn(2, 5, 12), torch.randn(2, 1, 12)
+    seen, weights = full(queries, item, item)
+    assert torch.equal(weights, torch.ones_like(weights))
+    torch.testing.assert_close(layer.cross_out(layer.cross_value(item)).expand_as(seen), seen)
+    seen.square().sum().backward()
+    assert full.in_proj_weight.grad[:24].abs().max() < 1e-6 < full.in_proj_weight.grad[24:].abs().max()
+
+    x = torch.randn(2, 5, 12)  # the whole layer, written out with the full attention
+    q, k, v = (t.view(2, 5, 3, 4).transpose(1, 2) for t in layer.qkv(x).chunk(3, -1))
+    own = (q @ k.transpose(2, 3) / 2).softmax(-1) @ v
+    h = layer.norm(x + layer.out(own.transpose(1, 2).reshape(2, 5, 12)))
+    h = layer.query_ffn(layer.cross_norm(h + full(h, item, item)[0]))
+    torch.testing.assert_close(layer(x, 5, item, None), h)
+
+
+def test_shapes(qformer, inputs):
+    cf, ids, mask = inputs
+    assert qformer.queries(cf).shape == (4, 3, 16) and qformer.text(ids, mask).shape == (4, 9, 16)
+    assert qformer.generate(cf, ids, mask).shape == (4, 9, 50) and qformer.match(cf, ids, mask).shape == (4, 2)
+
+
+def test_cross_attention_is_in_every_second_layer(new_qformer):
+    assert [layer.cross for layer in new_qformer(layers=5).layers] == [True, False, True, False, True]
+    assert [layer.cross for layer in new_qformer(layers=3, cross_attention_frequency=1).layers] == [True] * 3
+
+
+def test_queries_depend_on_the_item_and_differ_from_each_other(qformer, inputs):
+    out = qformer.queries(inputs[0])
+    assert (out[0] - out[1]).abs().max() > 0.1 and (out[:, 0] - out[:, 1]).abs().min(1)[0].max() > 0
+    torch.testing.assert_close(out[2:3], qformer.queries(inputs[0][2:3]))
+
+
+def gradient(output, leaf):
+    return torch.autograd.grad(output, leaf, allow_unused=True)[0]
+
+
+def test_in_generation_text_sees_queries_and_queries_do_not_see_text(qformer, inputs):
+    cf, ids, mask = inputs
+    logits = qformer.generate(cf, ids, mask)
+    assert (qformer.generate(cf + 1, ids, mask) - logits).abs()[mask].amax(-1).min() > 1e-4
+    queries, _ = qformer._run(cf, ids, mask, causal=True)
+    torch.testing.assert_close(queries, qformer.queries(cf))
+    seeing, _ = qformer._run(cf, ids, mask, causal=False)  # matching mixes both
+    assert (seeing - queries).abs().max() > 1e-2
+
+
+def test_generation_is_causal(qformer, inputs):
+    cf, ids, mask = inputs
+    changed = ids.clone()
+    changed[0, 5] = 5 + (ids[0, 5] - 4) % 45
+    before, after = qformer.generate(cf, ids, mask)[0], qformer.generate(cf, changed, mask)[0]
+    torch.testing.assert_close(before[:5], after[:5])
+    assert ((before - after).abs().amax(-1)[5:] > 1e-4).all()
+
+
+def test_matching_sees_text_both_ways(qformer, inputs):
+    cf, ids, mask = inputs
+    changed = ids.clone()
+    changed[0, 8] = 5 + (ids[0, 8] - 4) % 45
+    assert (qformer.match(cf, ids, mask) - qformer.match(cf, changed, mask))[0].abs().max() > 1e-4
+    assert (qformer.match(cf, ids, mask) - qformer.match(cf + 1, ids, mask)).abs().amax(1).min() > 1e-4
+
+
+def test_text_does_not_depend_on_item_or_queries(qformer, inputs):
+    cf, ids, mask = inputs
+    out = qformer.text(ids, mask)
+    with torch.no_grad():
+        qformer.query_tokens.add_(1), qformer.item_in.weight.add_(1)
+        for layer in qformer.layers:
+            layer.query_ffn.up.weight.add_(1)
+    assert torch.equal(qformer.text(ids, mask), out)
+    assert gradient(qformer.text(ids, mask).sum(), qformer.query_tokens) is None
+
+
+@pytest.mark.parametrize("tower", ["text", "generate", "match"])
+def test_padding_changes_nothing(qformer, inputs, tower):
+    cf, ids, mask = inputs
+    run = (lambda c, i, m: qformer.text(i, m)) if tower == "text" else getattr(qformer, tower)
+    out = run(cf, ids, mask)
+    torch.testing.assert_close(run(cf, ids.masked_fill(~mask, 7), mask), out) if tower == "match" else None
+    for b in range(4):
+        n = int(mask[b].sum())
+        alone = run(cf[b:b + 1], ids[b:b + 1, :n], mask[b:b + 1, :n])[0]
+        torch.testing.assert_close(out[b] if tower == "match" else out[b, :n], alone, atol=1e-5, rtol=1e-4)
+
+
+BERT = dict(width=384, heads=12, max_text_tokens=32)
+
+
+@pytest.fixture(scope="module")
+def no_pickle():
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
+            patch.setattr(module, name, lambda *a, **k: pytest.fail("a checkpoint was unpickled"))
+        yield
+
+
+@pytest.mark.parametrize("layers", [2, 6])
+def test_the_text_tower_starts_as_the_checkpoint(no_pickle, layers):
+    from transformers import AutoTokenizer, BertModel
+
+    folder = bert_folder("minilm")
+    bert = BertModel.from_pretrained(folder, attn_implementation="eager").eval()
+    text = AutoTokenizer.from_pretrained(folder)(
+        ["a space film", "Amélie, a romance in Montmartre with a garden gnome"], padding=True, return_tensors="pt")
+    qformer = QFormer(QFormerParams(**BERT, layers=layers), 8, bert.config.vocab_size).eval()
+    qformer.load_bert(folder)
+    with torch.no_grad():
+        wanted = bert(**text, output_hidden_states=True).hidden_states[layers]
+        got = qformer.text(text["input_ids"], text["attention_mask"])
+    kept = text["attention_mask"].bool()
+    torch.testing.assert_close(got[kept], wanted[kept], atol=1e-4, rtol=0)
+    first = qformer.layers[0]
+    assert torch.equal(first.query_ffn.up.weight, first.text_ffn.up.weight)
+    assert first.query_ffn.up.weight.data_ptr() != first.text_ffn.up.weight.data_ptr()
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(width=48), r"\(30522, 384\).*\(30522, 48\).*qformer.width to 384"), (dict(layers=7), "6 layers")])
+def test_a_checkpoint_that_does_not_fit_is_refused(no_pickle, changes, message):
+    qformer = QFormer(QFormerParams(**{**BERT, "layers": 1, **changes}), 8, 30522)
+    with pytest.raises(ValueError, match=message):
+        qformer.load_bert(bert_folder("minilm"))

@@ -1,0 +1,182 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from ilm_lib import objectives as o
+from ilm_lib.params import Optim
+from ilm_lib.training import bucketed, fit, schedule, use_bfloat16
+
+
+class Interrupted(Exception):
+    pass
+
+
+def run(*, steps=24, seed=0, stop=None, optimizer="adamw", evaluate=None, **kwargs):
+    """A small contrastive model whose loss draws hard negatives. Returns its weights and the history."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8))
+
+    def batch(step):
+        if step == stop:
+            raise Interrupted
+        rng = np.random.default_rng([9, step])
+        return torch.from_numpy(rng.standard_normal((8, 6), dtype=np.float32))
+
+    def loss(m, x):
+        a, b = (nn.functional.normalize(m(v), dim=-1) for v in (x, x + 0.1))
+        text, item = o.hard_negatives(a @ b.T, torch.arange(8), 0.5)
+        return {"pull": 1 - (a * b).sum(1).mean(), "push": (a * b[text]).sum(1).mean() + (a[item] * b).sum(1).mean()}
+
+    history = fit(model, list(model.parameters()), loss, batch, Optim(steps=steps, lr=1e-2, optimizer=optimizer),
+                  seed=seed, evaluate=evaluate, **kwargs)
+    assert not model.training
+    return [p.detach().clone() for p in model.parameters()], history
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def noise_of(model, step):
+    """An evaluation that uses up random numbers."""
+    return {"score": float(torch.rand(())) + float(model[0].weight.detach().sum())}
+
+
+def test_equal_seeds_give_equal_weights():
+    (a, first), (b, second), (c, _) = run(), run(), run(seed=1)
+    assert equal(a, b) and not equal(a, c)
+    pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("every, stop", [(6, 20), (7, 46), (7, 24), (10, 3)])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, optimizer, every, stop):
+    kwargs = dict(steps=50, optimizer=optimizer, evaluate=noise_of, eval_every=every)
+    weights, history = run(**kwargs)
+    state = tmp_path / "state.pt"
+    with pytest.raises(Interrupted):
+        run(**kwargs, stop=stop, state=state)
+    assert state.exists() == (stop >= every)
+    resumed, rest = run(**kwargs, state=state)
+    assert equal(weights, resumed)
+    pd.testing.assert_frame_equal(history, rest)
+
+
+def test_a_resumed_run_does_not_repeat_steps(tmp_path):
+    steps = []
+    with pytest.raises(Interrupted):
+        run(stop=20, state=tmp_path / "state.pt", eval_every=6)
+    torch.manual_seed(0)
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert saved["step"] == 18 and [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+    run(state=tmp_path / "state.pt", eval_every=6, evaluate=lambda m, step: steps.append(step) or {"x": 0})
+    assert steps == [24]
+
+
+@pytest.mark.parametrize("stop", [None, 15, 21])
+def test_the_best_weights_are_restored(tmp_path, stop):
+    scores, seen = {4: 0.1, 8: 0.7, 12: 0.3, 16: 0.7, 20: 0.2, 24: 0.6}, {}
+
+    def evaluate(model, step):
+        assert not model.training
+        seen[step] = [p.detach().clone() for p in model.parameters()]
+        return {"ndcg": scores[step]}
+
+    kwargs = dict(evaluate=evaluate, eval_every=4, keep_best="ndcg", state=tmp_path / "state.pt")
+    if stop:
+        with pytest.raises(Interrupted):
+            run(**kwargs, stop=stop)
+    weights, history = run(**kwargs)
+    assert equal(weights, seen[8])  # the first of the two best
+    assert not equal(seen[8], seen[24])
+    assert history[history.split == "heldout"].value.tolist() == list(scores.values())
+
+
+def test_history_holds_means_of_every_loss():
+    _, history = run(steps=40)  # a row every other step
+    assert list(history.columns) == ["step", "name", "value", "split"] and set(history.split) == {"train"}
+    assert history[history.name == "pull"].step.tolist() == list(range(2, 41, 2))
+    assert set(history.name) == {"pull", "push"}
+    model, values = nn.Linear(1, 1), iter(range(40))
+    counted = fit(model, list(model.parameters()), lambda m, b: {"x": 0 * m(torch.ones(1, 1)).sum() + next(values)},
+                  lambda step: None, Optim(steps=40), seed=0)
+    assert counted.value.tolist() == [i + 0.5 for i in range(0, 40, 2)]
+
+
+@pytest.mark.parametrize("every", [2, 7])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, every):
+    model, state = nn.Linear(2, 1), tmp_path / "state.pt"
+    batches = lambda step: torch.full((4, 2), float("nan") if step == 6 else 1.0)
+    with pytest.raises(FloatingPointError, match="phase 9.*not finite at step [78]"):
+        fit(model, list(model.parameters()), lambda m, x: {"mse": m(x).square().mean()}, batches,
+            Optim(steps=40), seed=0, label="phase 9", eval_every=every, state=state)
+    if state.exists():
+        assert all(w.isfinite().all() for w in torch.load(state, weights_only=True)["weights"])
+
+
+def test_only_the_given_parameters_are_trained():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    before = [p.detach().clone() for p in model.parameters()]
+    fit(model, list(model[1].parameters()), lambda m, x: {"mse": (m(x) - 3).square().mean()},
+        lambda step: torch.ones(4, 2), Optim(steps=5, lr=0.1), seed=0)
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters())]
+    assert moved == [False, False, True, True]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_a_line_is_learnt(optimizer):
+    torch.manual_seed(0)
+    model, target = nn.Linear(3, 1), torch.tensor([[1.0, -2.0, 0.5]])
+    batches = lambda step: torch.randn(32, 3, generator=torch.Generator().manual_seed(step))
+    fit(model, list(model.parameters()), lambda m, x: {"mse": (m(x) - x @ target.T).square().mean()}, batches,
+        Optim(steps=300, lr=0.05, optimizer=optimizer), seed=0)
+    torch.testing.assert_close(model.weight.detach(), target, atol=0.05, rtol=0)
+
+
+def test_the_schedule_warms_up_and_falls_to_zero():
+    linear, cosine = (Optim(steps=100, warmup=0.1, schedule=s) for s in ("linear", "cosine"))
+    for optim in (linear, cosine):
+        assert [schedule(s, optim) for s in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1, 1])
+        assert schedule(55, optim) == pytest.approx(0.5) and schedule(100, optim) == pytest.approx(0)
+        assert 0 < schedule(99, optim) < 0.02
+    assert schedule(32, linear) == pytest.approx(1 - 22 / 90)
+    assert schedule(32, cosine) == pytest.approx(0.5 + 0.5 * np.cos(np.pi * 22 / 90))
+    assert schedule(0, Optim(steps=10, warmup=0)) == 1
+
+
+def test_precision_is_resolved():
+    assert use_bfloat16("bfloat16") and not use_bfloat16("float32") and use_bfloat16("auto") in (True, False)
+
+
+def drawn(rng, size):
+    """Examples (number, length), as a history task gives them."""
+    return [(int(n), 1 + int(n) % 20) for n in rng.integers(10**9, size=size)]
+
+
+def test_a_window_deals_out_all_its_examples_once():
+    batch = bucketed(drawn, list, lambda x: x[1], size=16, seed=3)
+    for window in (0, 5):
+        wanted = drawn(np.random.default_rng([3, window]), 16 * 8)
+        dealt = [batch(step) for step in range(8 * window, 8 * window + 8)]
+        assert all(len(b) == 16 for b in dealt)
+        assert sorted(x for b in dealt for x in b) == sorted(wanted)
+
+
+def test_buckets_hold_little_padding_and_come_in_mixed_order():
+    batch = bucketed(drawn, lambda rows: [x[1] for x in rows], lambda x: x[1], size=32, seed=0)
+    lengths = [batch(step) for step in range(32)]
+    waste = lambda rows: 1 - sum(map(sum, rows)) / sum(len(b) * max(b) for b in rows)
+    plain = np.reshape([x[1] for x in drawn(np.random.default_rng(0), 32 * 32)], (32, 32)).tolist()
+    assert waste(lengths) < 0.12 < 0.4 < waste(plain)
+    orders = {tuple(np.argsort([sum(b) for b in lengths[i:i + 8]])) for i in range(0, 32, 8)}
+    assert len(orders) == 4  # short batches do not always come first
+
+
+def test_a_batch_is_a_function_of_the_step_alone():
+    forward, backward = (bucketed(drawn, list, lambda x: x[1], size=4, seed=1) for _ in range(2))
+    first = [forward(step) for step in range(20)]
+    assert [backward(step) for step in reversed(range(20))] == first[::-1]
+    assert forward(3) == first[3]
+    assert bucketed(drawn, list, lambda x: x[1], size=4, seed=2)(3) != first[3]
