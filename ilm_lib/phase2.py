@@ -38,7 +38,7 @@ def new_encoder(params: Params, method: str, cf: Tensor, llm: PreTrainedModel, *
         encoder = QFormerEncoder(QFormer(params.qformer, cf.shape[1], vocab), embedding.embedding_dim)
         if weights:
             encoder.qformer.load_state_dict(weights)
-    encoder.calibrate(cf[:4096], float(embedding.weight.float().pow(2).mean().sqrt()))
+    encoder.calibrate(cf[:4096], float(embedding.weight.detach().float().pow(2).mean().sqrt()))
     return encoder
 
 

@@ -20,6 +20,7 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from ilm_lib.artifacts import Artifact, sha256, stage, write_json
 from ilm_lib.backbone import load_backbone, pretrain, reference
@@ -37,6 +38,8 @@ from ilm_lib.prompts import Indexing, PromptEncoder, train_tokenizer
 from ilm_lib.recommendation import TASKS, RecommendationTasks, dev_metrics, rank
 from ilm_lib.report import run_card, show
 from ilm_lib.training import device, use_bfloat16
+
+disable_progress_bar()  # a notebook's output holds results, not the bars of loading weights
 
 MODEL_CODE = ("kernels", "prompts", "qformer", "adapters", "backbone", "model", "training", "decode",
               "phase2")
