@@ -9,7 +9,8 @@ from typing import Any, Callable
 import torch
 from torch import nn
 from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel,
-                          PreTrainedTokenizerBase)
+                          PreTrainedTokenizerBase, PreTrainedTokenizerFast)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from ilm_lib.artifacts import write_json
 from ilm_lib.params import Backbone
@@ -25,7 +26,13 @@ def new_backbone(params: Backbone, tokenizer: PreTrainedTokenizerBase, max_lengt
         vocab_size=len(tokenizer), hidden_size=params.width, num_hidden_layers=params.layers,
         num_attention_heads=params.heads, intermediate_size=2 * params.width,
         max_position_embeddings=max_length, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        attn_implementation=attention_implementation()))
+
+
+def attention_implementation() -> str:
+    """Fused attention on a GPU; on a CPU its backward pass is the slow one (see `kernels.attention`)."""
+    return "sdpa" if device() == "cuda" else "eager"
 
 
 def load_backbone(name: str | Path, *, dtype: torch.dtype | str = "auto", device_map: str | None = None,
@@ -35,8 +42,11 @@ def load_backbone(name: str | Path, *, dtype: torch.dtype | str = "auto", device
     Args:
         dtype: of the weights; "auto" keeps the checkpoint's. device_map: as in transformers, e.g. "auto".
     """
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map, use_safetensors=True)
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map=device_map, use_safetensors=True,
+                                                 attn_implementation=attention_implementation())
+    # Some architectures' own tokenizer class replaces the saved pre-tokenizer: a generic one stays generic.
+    generic = get_tokenizer_config(name).get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+    tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer

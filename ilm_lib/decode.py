@@ -101,8 +101,9 @@ def beam_search(llm: PreTrainedModel, prefill: Prefill, *, beams: int, eos_id: i
         out = llm(input_ids=tokens[:, :, -1].reshape(-1, 1), attention_mask=mask, past_key_values=cache,
                   position_ids=mask.sum(1, keepdim=True) - 1, use_cache=True)
         logits = out.logits[:, -1].view(B, k, -1)
-    items = torch.where(done_scores > -torch.inf, done_items, -1) if trie else None
-    return Beams(done_tokens, done_scores, items)
+    found = done_scores > -torch.inf  # what did not end in time is no answer
+    items = torch.where(found, done_items, -1) if trie else None
+    return Beams(torch.where(found[..., None], done_tokens, -1), done_scores, items)
 
 
 def fork(cache: Cache) -> Cache:

@@ -30,6 +30,20 @@ def interleave(embeddings: Tensor, tokens: Tensor, slot_row: Tensor, slot_start:
     return embeddings.index_put((rows, positions), tokens[slot_entity].to(embeddings.dtype))
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention, (B, heads, T, D) each; mask (B, 1, T, T) bool, True = sees.
+
+    On a CPU the fused kernel's backward pass in bfloat16 takes nine times as long as these three lines
+    (192 x 4 heads x 44 tokens: 226 ms against 25 ms), and no less in float32.
+    """
+    if q.is_cuda:
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        weights = weights.masked_fill(~mask, torch.finfo(weights.dtype).min)
+    return weights.softmax(-1).to(v.dtype) @ v
+
+
 def pair_similarity(a: Tensor, b: Tensor, selection: str) -> Tensor:
     """Cosine similarities between two batches that have several query outputs each.
 
@@ -106,7 +120,10 @@ class Trie:
         if banned is None:
             return (self.below > 0).expand(batch, -1)
         row, column = (banned >= 0).nonzero(as_tuple=True)
-        path = self.path[banned[row, column]]  # (bans, L)
+        mask = torch.zeros(batch, len(self.path), dtype=torch.bool, device=banned.device)
+        mask[row, banned[row, column]] = True  # an item banned twice is banned once
+        row, item = mask.nonzero(as_tuple=True)
+        path = self.path[item]  # (bans, L)
         # A padded path repeats its leaf: count every node of a path once.
         fresh = torch.ones_like(path)
         fresh[:, 1:] = (path[:, 1:] != path[:, :-1]).long()

@@ -68,11 +68,10 @@ def hard_negatives(similarity: Tensor, items: Tensor, temperature: float, genera
     BLIP-2's rule, as two batched draws. Returns two (B,) index tensors.
     """
     same = items[:, None] == items[None]
-    # The floor keeps a draw possible where every other row of the batch is the same item.
-    weights = (similarity.detach().float() / temperature).softmax(1).masked_fill(same, 0) + 1e-9
-    back = (similarity.detach().float().T / temperature).softmax(1).masked_fill(same, 0) + 1e-9
-    draw = lambda w: torch.multinomial(w, 1, generator=generator)[:, 0]
-    return draw(weights), draw(back)
+    logits = similarity.detach().float() / temperature
+    # Not -inf: where all rows of the batch are one item, any of them has to do.
+    draw = lambda x: torch.multinomial(x.masked_fill(same, -1e4).softmax(1), 1, generator=generator)[:, 0]
+    return draw(logits), draw(logits.T)
 
 
 def itm_loss(logits: Tensor, matched: int) -> Tensor:

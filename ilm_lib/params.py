@@ -10,10 +10,10 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal, Mapping
+from typing import Annotated, Any, Literal, Mapping
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,7 +21,7 @@ Loss = Literal["itc", "itg", "itm", "ii", "ui"]
 Precision = Literal["float32", "bfloat16", "auto"]
 Prompt = Literal["seen", "unseen"]
 History = Literal["kept", "excluded"]
-RecTask = Literal["sequential", "straightforward"]
+BatchSize = Annotated[int, Field(gt=1)]
 
 
 class ParamsError(ValueError):
@@ -35,9 +35,9 @@ class Section(BaseModel):
 class Optim(Section):
     """How one training loop runs. Steps are optimiser steps."""
 
-    steps: int = Field(gt=0)
-    batch_size: int = Field(32, gt=1)
-    lr: float = Field(5e-4, gt=0)
+    steps: PositiveInt
+    batch_size: BatchSize = 32
+    lr: PositiveFloat = 5e-4
     schedule: Literal["linear", "cosine"] = "linear"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     optimizer: Literal["adafactor", "adamw"] = "adamw"
@@ -90,9 +90,9 @@ class QFormerParams(Section):
 
 
 class Phase1(Optim):
-    steps: int = 40_000
-    batch_size: int = 256
-    lr: float = 3e-5
+    steps: PositiveInt = 40_000
+    batch_size: BatchSize = 256
+    lr: PositiveFloat = 3e-5
     schedule: Literal["linear", "cosine"] = "cosine"
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     losses: tuple[Loss, ...] = ("itc", "itg", "itm", "ui")
@@ -111,7 +111,7 @@ class Phase1(Optim):
 
 
 class Backbone(Optim):
-    steps: int = 100_000
+    steps: PositiveInt = 100_000
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     pretrained: str | None = Field(None, description="name or folder of a Hugging Face causal LM; None: ours")
     layers: int = Field(8, gt=0)
@@ -122,7 +122,7 @@ class Backbone(Optim):
 
 
 class Phase2(Optim):
-    steps: int = 50_000
+    steps: PositiveInt = 50_000
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     loss_on: Literal["target", "text"] = Field("target", description="the answer only, or the whole text")
     mlp_tokens: int = Field(1, gt=0, description="soft tokens of the MLP baseline (CoLLM: 1)")
@@ -154,6 +154,7 @@ class Elm24(Section):
 
 
 class Ablations(Section):
+    max_users: int | None = Field(None, description="a seeded sample of the test users; None: all")
     query_tokens: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     seeds: int = Field(2, gt=0, description="adapter seeds of the query-token figure")
     phase1_steps: int = Field(40_000, gt=0)

@@ -7,6 +7,7 @@ tokens into the slots.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Iterable, Sequence, Union
@@ -150,6 +151,8 @@ class PromptEncoder:
                 raise IndexError(f"{slot} is outside the {self.num_items} items of the embeddings")
             return slot.row
         if isinstance(slot, User):
+            if slot.row < 0:
+                raise IndexError(f"{slot}: rows count from 0")
             return self.num_items + slot.row
         raise TypeError(f"a prompt is made of str, Item and User, not {type(slot).__name__}")
 
@@ -214,10 +217,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, specials: Sequence
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=list(specials), show_progress=False,
+        vocab_size=vocab_size - 100, special_tokens=list(specials), show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    pairs = [f"{i:02d}" for i in range(100)] * 50  # every pair of digits must become one token
-    tokenizer.train_from_iterator([*texts, *pairs], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
+    state = json.loads(tokenizer.to_str())
+    vocab, merges = state["model"]["vocab"], state["model"]["merges"]
+    for pair in (f"{i:02d}" for i in range(100)):  # every pair of digits is one token, seen in training or not
+        if pair not in vocab:
+            vocab[pair] = len(vocab)
+            merges.append(list(pair))
+    tokenizer = Tokenizer.from_str(json.dumps(state))
     pad, bos, eos = specials[:3]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ilm_lib.kernels import attention
 from ilm_lib.params import QFormerParams
 
 
@@ -47,7 +48,7 @@ class Layer(nn.Module):
         """x: (B, N + L, D), queries first; item: (B, 1, D); mask: (B, 1, N + L, N + L) bool, True = sees."""
         B, T, D = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        seen = attention(q, k, v, mask)
         x = self.norm(x + self.out(seen.transpose(1, 2).reshape(B, T, D)))
         queries, text = x[:, :num_queries], x[:, num_queries:]
         parts = []

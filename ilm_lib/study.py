@@ -269,7 +269,8 @@ def ablation(params: Params, tokens: int) -> Params:
     return params.with_(**{
         "qformer.num_query_tokens": tokens, "phase2.mlp_tokens": tokens, "phase1.steps": params.ablations.phase1_steps,
         "phase2.steps": params.ablations.phase2_steps, "backbone.seed": params.seed,
-        "evaluation.prompts": ("seen",), "evaluation.histories": ("excluded",)})
+        "evaluation.prompts": ("seen",), "evaluation.histories": ("excluded",),
+        "evaluation.max_users": params.ablations.max_users})
 
 
 def mean_over_seeds(params: Params, method: str, task: str, prompt: str, history: str) -> dict[str, np.ndarray]:

@@ -78,7 +78,7 @@ def fit(
             total, count = sums.get(name, (0.0, 0))
             sums[name] = (total + value.detach().float(), count + 1)
         done = step + 1
-        if done % log_every == 0 or done == optim.steps:
+        if done % log_every == 0 or done % every == 0 or done == optim.steps:  # nothing unchecked is ever saved
             means = {name: float(total) / count for name, (total, count) in sums.items()}
             if not all(math.isfinite(v) for v in means.values()):
                 raise FloatingPointError(f"{label}: the loss is not finite at step {done} ({means}); lower the "

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from ilm_lib.data.templates import select
+from ilm_lib.decode import beam_search
 from ilm_lib.metrics import ranking_metrics
 from ilm_lib.prompts import Item, User
-from ilm_lib.recommendation import TASKS, dev_metrics, rank
+from ilm_lib.recommendation import TASKS, _parse, dev_metrics, rank
 
 EVERYONE = np.arange(9)
 BOTH = ("kept", "excluded")
@@ -128,9 +129,11 @@ def fluent(new_ilm, tasks):
             likely[here, following] = 30
         for end in (" .", " ?", " ,"):
             likely[ilm.prompts.text_ids(end)[-1], answer[0]] = 30
-    ilm.llm.register_forward_hook(
-        lambda module, args, kwargs, out: out.logits[:, -1].add_(likely[kwargs["input_ids"][:, -1]]) and None,
-        with_kwargs=True)
+
+    def go_on(module, args, kwargs, out):
+        out.logits[:, -1] += likely[kwargs["input_ids"][:, -1]]
+
+    ilm.llm.register_forward_hook(go_on, with_kwargs=True)
     return ilm
 
 
@@ -151,17 +154,12 @@ def test_free_search_drops_what_is_no_item(new_ilm, tasks, data):
     assert all((found[h] == -1).all() for h in BOTH)
 
 
-def test_an_answer_that_was_cut_is_no_item(fluent, tasks):
-    trie = fluent.trie
+def test_an_answer_that_does_not_end_is_no_item(fluent, tasks):
     prefill = fluent.prefill(tasks.evaluation_prompts("sequential", "seen", "test", EVERYONE[:2]))
-    from ilm_lib.decode import beam_search
-    from ilm_lib.recommendation import _parse
-
-    cut = beam_search(fluent.llm, prefill, beams=10, eos_id=fluent.tokenizer.eos_token_id,
-                      max_new_tokens=trie.path.shape[1] - 1)
-    ended = cut.scores > -torch.inf
-    items = _parse(fluent, cut.tokens, {int(n): r for r, n in enumerate(tasks.data.item_index)})
-    assert ((items >= 0).sum(1) <= ended.sum(1).numpy()).all()
+    by_index = {int(n): row for row, n in enumerate(tasks.data.item_index)}
+    search = lambda end: beam_search(fluent.llm, prefill, beams=10, eos_id=end, max_new_tokens=fluent.answer_length)
+    assert (_parse(fluent, search(fluent.tokenizer.eos_token_id).tokens, by_index)[:, 0] >= 0).all()
+    assert (_parse(fluent, search(fluent.tokenizer.pad_token_id).tokens, by_index) == -1).all()
 
 
 def test_dev_metrics_are_those_of_both_tasks_together(ilm, tasks, data):
