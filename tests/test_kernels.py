@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ilm_lib.kernels import Trie, beam_step, interleave, pair_similarity
+from ilm_lib.kernels import Trie, attention, beam_step, interleave, pair_similarity
 
 
 def test_interleave_is_a_loop_over_slots_forward_and_backward():
@@ -46,6 +46,18 @@ def test_pair_similarity_is_its_definition(shape, selection):
             expected[i, j] = (max(cosine(i, n, j, m) for n, m in pairs) if selection == "best"
                               else cosine(i, own[i][0], j, own[j][1]))
     torch.testing.assert_close(pair_similarity(a, b, selection), expected)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_is_pytorchs(masked):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 4, requires_grad=True) for _ in range(3))
+    mask = (torch.rand(2, 1, 5, 5) < 0.5) | torch.eye(5, dtype=torch.bool) if masked else None
+    out, wanted = attention(q, k, v, mask), torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(out, wanted)
+    weight = torch.randn_like(out)
+    for got, want in zip(*(torch.autograd.grad((o * weight).sum(), (q, k, v)) for o in (out, wanted))):
+        torch.testing.assert_close(got, want)
 
 
 ANSWERS = [[7, 3, 1], [7, 3, 5, 1], [7, 4, 1], [9, 1], [7, 3, 5, 6, 1]]  # 1 ends an answer

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from ilm_lib import objectives as o
 from ilm_lib.params import Phase1, QFormerParams
-from ilm_lib.phase1 import Pairs, train_phase1, yardsticks
+from ilm_lib.phase1 import Pairs, TextCodec, losses, train_phase1, yardsticks
+from ilm_lib.qformer import QFormer
 
 
 def unit(*shape):
@@ -170,6 +171,27 @@ def test_phase1_runs_all_losses_in_turn():
     _, _, history = train_phase1(pairs, cf, QFormerParams(**SMALL), params, wanted, seed=0)
     assert set(wanted) <= set(history[history.split == "heldout"].name)
     assert set(history[history.split == "train"].name) == set(wanted) and np.isfinite(history.value).all()
+
+
+def test_generation_starts_with_its_own_token_and_is_told_the_text_so_far():
+    pairs, cf = planted(False)
+    codec = TextCodec.build(QFormerParams(**SMALL), pairs.texts)
+    torch.manual_seed(0)
+    model = QFormer(QFormerParams(**SMALL), 16, len(codec.tokenizer))
+    ids = codec.encode([*pairs.texts[:6], "red"])
+    assert (ids[:, 0] == codec.cls).all() and (ids[-1] == codec.pad).any()
+    got = losses(model, {"cf": cf[:7], "ids": ids, "entity": torch.arange(7)}, Phase1(**PHASE1), ("itg",), codec)
+    told = torch.cat([torch.full((7, 1), codec.dec), ids[:, 1:]], 1)
+    logp = model.generate(cf[:7], told, ids != codec.pad)[:, :-1].log_softmax(-1)
+    each = logp.gather(2, ids[:, 1:, None])[..., 0]
+    assert list(got) == ["itg"] and codec.dec not in (codec.cls, codec.sep, codec.pad)
+    torch.testing.assert_close(got["itg"], -each[ids[:, 1:] != codec.pad].mean())
+
+
+def test_texts_are_cut_to_the_towers_length():
+    codec = TextCodec.build(QFormerParams(**SMALL), planted(False)[0].texts)
+    ids = codec.encode(["red quiet old sea " * 9, "red"])
+    assert ids.shape == (2, 16) and int(ids[0, -1]) == codec.sep and ids[1].tolist().count(codec.sep) == 1
 
 
 def test_held_out_entities_have_no_text_in_training():

@@ -95,7 +95,9 @@ def test_file_then_injected_then_overrides(tmp_path):
     params = load_params(cells)
     assert params.profile == "mine"
     assert (params.seed, params.phase1.steps, params.phase1.lr, params.phase2.steps) == (2, 21, 0.3, 32)
-    assert load_params(cells, **{"phase2.steps": 42}).phase2.steps == 42
+    assert load_params(cells, **{"phase2.steps": 42, "phase1.steps": 41}).phase2.steps == 42
+    cells["overrides"]["phase1.steps"] = 31
+    assert load_params(cells).phase1.steps == 31 and load_params(cells, **{"phase1.steps": 41}).phase1.steps == 41
     assert load_params(path).phase1.steps == 11
 
 
