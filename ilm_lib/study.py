@@ -268,7 +268,7 @@ def ablation(params: Params, tokens: int) -> Params:
     """The profile with another number of query tokens, at the length of the ablation runs."""
     return params.with_(**{
         "qformer.num_query_tokens": tokens, "phase2.mlp_tokens": tokens, "phase1.steps": params.ablations.phase1_steps,
-        "phase2.steps": params.ablations.phase2_steps, "backbone.seed": params.seed,
+        "phase2.steps": params.ablations.phase2_steps, "backbone.seed": params.seed, "phase2.dev_users": 50,
         "evaluation.prompts": ("seen",), "evaluation.histories": ("excluded",),
         "evaluation.max_users": params.ablations.max_users})
 
