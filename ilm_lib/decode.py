@@ -46,7 +46,8 @@ def beam_search(llm: PreTrainedModel, prefill: Prefill, *, beams: int, eos_id: i
     """The `beams` most probable answers that a beam of that width finds.
 
     The rule is that of Hugging Face's `generate(num_beams=beams, do_sample=False, length_penalty=0)`:
-    of 2K continuations those that end among the first K are finished, and the K best others go on.
+    of 2K continuations those that end among the first K are finished, and the K best others go on. What
+    has not ended after `max_new_tokens` is dropped, where `generate` counts it as finished.
 
     Args:
         trie: restricts answers to those of the items; None searches freely.

@@ -123,12 +123,9 @@ class Trie:
         mask = torch.zeros(batch, len(self.path), dtype=torch.bool, device=banned.device)
         mask[row, banned[row, column]] = True  # an item banned twice is banned once
         row, item = mask.nonzero(as_tuple=True)
-        path = self.path[item]  # (bans, L)
-        # A padded path repeats its leaf: count every node of a path once.
-        fresh = torch.ones_like(path)
-        fresh[:, 1:] = (path[:, 1:] != path[:, :-1]).long()
+        path = self.path[item]  # (bans, L); padding repeats the leaf, which is lost all the same
         lost = torch.zeros(batch, len(self.below), dtype=torch.long, device=path.device)
-        lost.index_put_((row[:, None].expand_as(path), path), fresh, accumulate=True)
+        lost.index_put_((row[:, None].expand_as(path), path), torch.ones_like(path), accumulate=True)
         return self.below - lost > 0
 
 

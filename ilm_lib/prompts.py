@@ -71,8 +71,8 @@ class PromptEncoder:
         num_items: I, so that users can follow items in one entity table.
         num_query_tokens: N, positions a slot takes. 0: slots are left out (text-only methods).
 
-    Adjacent strings are joined before they are tokenized, so a prompt without slots gives exactly
-    the ids the tokenizer gives for its text.
+    Adjacent strings are joined before they are tokenized, so a prompt without slots gives exactly the
+    ids the tokenizer gives for its text, after the beginning-of-sequence token where there is one.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, num_items: int, num_query_tokens: int):
@@ -208,7 +208,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, specials: Sequence
     """A small lossless byte-level BPE tokenizer.
 
     Args:
-        texts: training texts. vocab_size: upper bound, the 256 bytes and the specials included.
+        texts: training texts. vocab_size: upper bound, with the 256 bytes, 100 pairs of digits and the
+            specials, which are there in any case.
         specials: padding, beginning and end of sequence, in this order; further ones may follow.
     """
     tokenizer = Tokenizer(models.BPE())

@@ -140,7 +140,8 @@ class QFormer(nn.Module):
         word = weights["embeddings.word_embeddings.weight"]
         if word.shape != self.word.weight.shape:
             raise ValueError(f"the checkpoint's word embeddings are {tuple(word.shape)} and the Q-Former's are "
-                             f"{tuple(self.word.weight.shape)}: set qformer.width to {word.shape[1]}")
+                             f"{tuple(self.word.weight.shape)}: set qformer.width to {word.shape[1]} and use the "
+                             "checkpoint's tokenizer")
         depth = 1 + max(int(k.split(".")[2]) for k in weights if k.startswith("encoder.layer."))
         if len(self.layers) > depth:
             raise ValueError(f"the checkpoint has {depth} layers; set qformer.layers to at most that")
