@@ -1,7 +1,7 @@
 """Tables beside the paper's numbers, run cards and the HTML report.
 
 `python -m ilm_lib.report PROFILE` renders `reports/PROFILE/index.html` from the executed
-notebooks in `runs/PROFILE/notebooks`. What notebooks need of the files beside this one
+notebooks and the results in `runs/PROFILE`, so that a report never mixes two runs. What notebooks need of the files beside this one
 (`ledger`: results and claims; `figures`: plots) can be imported from here as well.
 """
 
@@ -317,7 +317,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"no executed notebooks in {where}; make them: make study PROFILE={profile}", file=sys.stderr)
         return 1
     card = {"profile": profile, "commit": commit(), "rendered": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
-    index = render_site(profile, notebooks=notebooks, results=out / "results.csv", out=out, card=card)
+    index = render_site(profile, notebooks=notebooks, results=runs_dir() / profile / "results.csv", out=out,
+                        card=card)
     print(os.path.relpath(index))
     return 0
 

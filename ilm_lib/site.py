@@ -188,6 +188,8 @@ def notebook_page(path: Path) -> tuple[str, str]:
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     notebook.metadata.pop("widgets", None)
     title = re.sub(r"[*`_$]", "", title) or path.stem
+    if run := re.search(r"^[^-]*-(?:(.+)-)?seed(\d+)$", path.stem):  # 04_phase2-ILM-rand-seed0: which run this page is
+        title += f" ({run[1] + ', ' if run[1] else ''}seed {run[2]})"
     notebook.metadata["title"] = title
     exporter = HTMLExporter(
         template_name="lab", exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True

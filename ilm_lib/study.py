@@ -31,7 +31,7 @@ from ilm_lib.embeddings import CFEmbeddings, fit_cf, load_cf, popularity_top_k, 
 from ilm_lib.metrics import ranking_metrics
 from ilm_lib.model import ILM, build_encoder
 from ilm_lib.paper import RESULT_COLUMNS
-from ilm_lib.params import METHODS, Params, reports_dir
+from ilm_lib.params import METHODS, Params, reports_dir, runs_dir
 from ilm_lib.phase1 import Pairs, run_phase1
 from ilm_lib.phase2 import new_encoder, train_phase2
 from ilm_lib.prompts import Indexing, PromptEncoder, train_tokenizer
@@ -347,11 +347,12 @@ def phase1_settings(params: Params, method: str, seed: int) -> dict[str, Any]:
 
 
 def results_path(params: Params) -> Path:
-    return reports_dir() / params.profile / "results.csv"
+    """Results of this checkout's runs; the report takes a copy of them."""
+    return runs_dir() / params.profile / "results.csv"
 
 
 def claims_path(params: Params) -> Path:
-    return reports_dir() / params.profile / "claims.csv"
+    return runs_dir() / params.profile / "claims.csv"
 
 
 def figure_path(params: Params, name: str) -> Path:

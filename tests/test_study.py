@@ -63,13 +63,13 @@ def test_notebooks_reproduce_their_claims(tmp_path):
                           "no:cacheprovider", *map(str, NOTEBOOKS)], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
 
-    results = pd.read_csv(tmp_path / "reports/toy/results.csv", keep_default_na=False)
+    results = pd.read_csv(tmp_path / "runs/toy/results.csv", keep_default_na=False)
     assert set(results["table"]) == {"table1", "table3", "figure3"}
     both = results[(results["table"] == "table3") & (results["task"] == "both") & (results["prompt"] == "seen")
                    & (results["metric"] == "HR@10") & (results["history"] == "excluded")].set_index("method")["value"]
     assert both["Oracle"] > both.drop("Oracle").max()
     assert both["ILM"] - both["OpenP5-R"] > 0.02  # three standard errors of a paired difference of 2,000
-    claims = pd.read_csv(tmp_path / "reports/toy/claims.csv")
+    claims = pd.read_csv(tmp_path / "runs/toy/claims.csv")
     assert (claims.set_index("claim")["verdict"]["The LLM stays exactly as it was"]) == "reproduced"
     _site(tmp_path, env)
 
