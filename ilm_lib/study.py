@@ -367,7 +367,8 @@ def model_path(params: Params, method: str, seed: int) -> Path:
 def card(params: Params, started: float) -> HTML:
     """The run card of a notebook, as a table."""
     loaded = dataset(params)
-    precision = {name: getattr(params, name).precision for name in ("phase1", "backbone", "phase2")}
+    precision = {name: "bfloat16 autocast" if use_bfloat16(getattr(params, name).precision) else "float32"
+                 for name in ("phase1", "backbone", "phase2", "evaluation")}
     rows = run_card(params.model_dump(exclude_defaults=True), seed=params.seed, device=device(),
                     precision=", ".join(f"{k}: {v}" for k, v in precision.items()), checksums=loaded.checksums,
                     started=started)
