@@ -81,6 +81,7 @@ rule elm24:
 rule openp5:
     input: **needs("06_openp5_eval", expand(rules.phase2.output, seed=SEEDS, method=TRAINED))
     output: RUNS / "06_openp5_eval.ipynb"
+    threads: workflow.cores  # nothing else is left to run beside it
     priority: 1
     resources: gpu=1
     shell: papermill("06_openp5_eval", "06 OpenP5 evaluation", ALL_SEEDS)
@@ -88,6 +89,7 @@ rule openp5:
 rule ablations:
     input: **needs("07_ablations", rules.openp5.output)
     output: RUNS / "07_ablations.ipynb"
+    threads: workflow.cores  # nothing else is left to run beside it
     resources: gpu=1
     shell: papermill("07_ablations", "07 ablations", ALL_SEEDS)
 
