@@ -1,6 +1,10 @@
 """The Item-Language Model (arXiv 2406.02844): items of a recommender system as tokens of a frozen LLM."""
 
+import warnings
+
 from ilm_lib.params import Params, load_params
+
+warnings.filterwarnings("ignore", message="IProgress not found")  # text bars will do where ipywidgets is missing
 
 __version__ = "0.1.0"
 __all__ = ["ILM", "Item", "Params", "User", "load_params"]
