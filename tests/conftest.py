@@ -7,7 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test reads the network
 import numpy as np
 import pytest
 import torch
-from transformers import (AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen2Config)
+from transformers import (AutoModelForCausalLM, BloomConfig, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig,
+                          OPTConfig, Qwen2Config)
 
 from ilm_lib.adapters import MLPEncoder, QFormerEncoder
 from ilm_lib.data import Dataset
@@ -34,6 +35,10 @@ def tiny_llm(kind, vocab, *, seed=0, spread=0.3, bos=1, eos=2):
         "gpt2": lambda: GPT2Config(**shared, n_embd=32, n_layer=2, n_head=4, n_positions=512),
         "gemma3": lambda: Gemma3TextConfig(**shared, **sizes, num_key_value_heads=2, head_dim=8, sliding_window=6,
                                            layer_types=["sliding_attention", "full_attention"]),
+        "opt": lambda: OPTConfig(**{**shared, "init_std": spread}, hidden_size=32, num_hidden_layers=2, ffn_dim=48,
+                                 num_attention_heads=4, max_position_embeddings=512, word_embed_proj_dim=32),
+        "gpt_neox": lambda: GPTNeoXConfig(**shared, **sizes),
+        "bloom": lambda: BloomConfig(**shared, hidden_size=32, n_layer=2, n_head=4),
     }[kind]()
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config).eval()
