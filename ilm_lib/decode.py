@@ -1,4 +1,10 @@
-"""Batched beam search over item tokens and text, free or constrained to a trie of valid answers."""
+"""Batched beam search over item tokens and text, free or constrained to a trie of valid answers.
+
+Every prompt is read once, into one key/value cache a row. The beams of a row stand side by side behind
+it, and a mask lets each see the prompt and its own ancestors ("tree attention"): no beam ever copies the
+cache, and the LLM is an ordinary Hugging Face model. Models that cannot read such a mask get a copy of
+the cache for every beam, as `generate` does.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +13,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, DynamicLayer, PreTrainedModel
 
 from ilm_lib.kernels import Trie, beam_step
+from ilm_lib.masks import additive, takes_4d_mask
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Beams:
 
     Attributes:
         tokens: (B, K, L) token ids, the end-of-sequence token left out and padded with -1.
-        scores: (B, K) log probability of the whole answer; -inf where fewer than K were found.
+        scores: (B, K) log probability of the whole answer, over its length to the power of the length
+            penalty; -inf where fewer than K were found.
         items: (B, K) item rows, -1 where none; None in free search.
     """
 
@@ -42,73 +50,191 @@ class Beams:
 
 @torch.no_grad()
 def beam_search(llm: PreTrainedModel, prefill: Prefill, *, beams: int, eos_id: int, max_new_tokens: int,
-                trie: Trie | None = None, banned: Tensor | None = None) -> Beams:
+                trie: Trie | None = None, banned: Tensor | None = None, length_penalty: float = 0.0) -> Beams:
     """The `beams` most probable answers that a beam of that width finds.
 
-    The rule is that of Hugging Face's `generate(num_beams=beams, do_sample=False, length_penalty=0)`:
-    of 2K continuations those that end among the first K are finished, and the K best others go on. What
-    has not ended after `max_new_tokens` is dropped, where `generate` counts it as finished.
+    The rule is that of Hugging Face's `generate(num_beams=beams, do_sample=False)`, whose length penalty is 1
+    by default and 0 here: of 2K continuations those that end among the first K are finished, and the K best
+    others go on. What has not ended after `max_new_tokens` is dropped, where `generate` counts it as finished.
 
     Args:
         trie: restricts answers to those of the items; None searches freely.
         banned: (B, X) item rows that may not be recommended, -1 where unused; needs a trie.
+        length_penalty: scores are divided by length to this power, the end-of-sequence token counted.
     """
     B, K, device = len(prefill.logits), beams, prefill.logits.device
-    columns = trie.tokens if trie else torch.arange(prefill.logits.shape[1], device=device)
+    if trie:
+        max_new_tokens = min(max_new_tokens, trie.path.shape[1])
+    reader = new_reader(llm, prefill, max_new_tokens)
     open_nodes = trie.allowed(banned, B) if trie else None
-    node = torch.zeros(B, 1, dtype=torch.long, device=device)
-    live, tokens = torch.zeros(B, 1, device=device), torch.empty(B, 1, 0, dtype=torch.long, device=device)
     done_scores = torch.full((B, K), -torch.inf, device=device)
     done_tokens = torch.full((B, K, max_new_tokens), -1, device=device)
     done_items = torch.full((B, K), -1, device=device)
+    settled = torch.zeros(B, 1, dtype=torch.bool, device=device)
 
-    cache, mask, before = fork(prefill.cache), prefill.mask, 1
-    logits = prefill.logits[:, None]  # (B, 1, V)
-    for step in range(max_new_tokens):
-        logp = logits.float().log_softmax(-1)[..., columns]  # (B, k, C)
+    # What all answers begin with is read in one go: it is no choice.
+    stem = trie.stem[:max_new_tokens - 1] if trie else ()
+    tokens = torch.tensor(stem, dtype=torch.long, device=device).expand(B, 1, -1)
+    node = torch.full((B, 1), len(stem), device=device)  # the nodes of the stem are the first ones
+    live, logits = torch.zeros(B, 1, device=device), prefill.logits[:, None]
+    if stem:
+        read = torch.cat([logits, reader.read_stem(tokens[:, 0])], 1)  # (B, P + 1, V)
+        spent = read[:, :-1].float().log_softmax(-1).gather(2, tokens[:, 0, :, None])
+        live, logits = spent.sum(1), read[:, -1:]
+
+    for step in range(len(stem), max_new_tokens):
+        allowed = None
         if trie:
             child = trie.next[node]  # (B, k, C)
-            ok = (child >= 0) & open_nodes.gather(1, child.clamp_min(0).flatten(1)).view_as(child)
-            logp = logp.masked_fill(~ok, -torch.inf)
-        scores, beam, column = beam_step(live, logp, 2 * K)
-        token = columns[column]  # (B, 2K)
+            allowed = (child >= 0) & open_nodes.gather(1, child.clamp_min(0).flatten(1)).view_as(child)
+        scores, beam, token, column = beam_step(live, logits, 2 * K, trie.tokens if trie else None, allowed)
         path = torch.cat([tokens.gather(1, beam[:, :, None].expand(-1, -1, step)), token[:, :, None]], 2)
         if trie:
             node = trie.next[node.gather(1, beam), column]  # (B, 2K); -1 where the score is -inf
-        ends = token == eos_id
+        ends, length = token == eos_id, step + 1
 
-        finished = torch.where(ends, scores, -torch.inf)[:, :K]
+        finished = torch.where(ends & ~settled, scores / length**length_penalty, -torch.inf)[:, :K]
         done_scores, pick = torch.cat([done_scores, finished], 1).topk(K, 1)
         padded = torch.nn.functional.pad(path[:, :K, :-1], (0, max_new_tokens - step), value=-1)
         done_tokens = torch.cat([done_tokens, padded], 1).gather(1, pick[:, :, None].expand(-1, -1, max_new_tokens))
         if trie:
             done_items = torch.cat([done_items, trie.item[node[:, :K]]], 1).gather(1, pick)
 
-        live, keep = torch.where(ends, -torch.inf, scores).topk(min(K, scores.shape[1]), 1)
-        # Where the trie leaves fewer than K ways on (" item_" is forced), the LLM reads only those.
-        open_beams = max(1, int((live > -torch.inf).sum(1).max()))
-        live, keep = live[:, :open_beams], keep[:, :open_beams]
-        # Scores only fall, so a row whose K-th answer beats every live beam is settled.
-        if step + 1 == max_new_tokens or bool((live[:, 0] <= done_scores[:, -1]).all()):
+        if length == max_new_tokens:
             break
-        tokens = path.gather(1, keep[:, :, None].expand(-1, -1, step + 1))
+        # No more beams than the trie has ways on here.
+        width = min(K, scores.shape[1], trie.widths[length] if trie else K)
+        live, keep = torch.where(ends, -torch.inf, scores).topk(width, 1)
+        # A row whose K-th answer beats every live beam is settled: without a penalty scores only fall.
+        settled |= live[:, :1] / length**length_penalty <= done_scores[:, -1:]
+        if trie is None and bool(settled.all()):
+            break
+        tokens = path.gather(1, keep[:, :, None].expand(-1, -1, length))
         node = node.gather(1, keep) if trie else node
-        beam, k = beam.gather(1, keep), live.shape[1]
-        # Row b's beams are rows b * k .. b * k + k - 1 of the cache; the number of beams may grow.
-        source = (beam + before * torch.arange(B, device=device)[:, None]).flatten()
-        cache.reorder_cache(source)
-        mask, before = mask[source], k
-        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
-        out = llm(input_ids=tokens[:, :, -1].reshape(-1, 1), attention_mask=mask, past_key_values=cache,
-                  position_ids=mask.sum(1, keepdim=True) - 1, use_cache=True)
-        logits = out.logits[:, -1].view(B, k, -1)
+        logits = reader.read(tokens[:, :, -1], beam.gather(1, keep))
     found = done_scores > -torch.inf  # what did not end in time is no answer
     items = torch.where(found, done_items, -1) if trie else None
     return Beams(torch.where(found[..., None], done_tokens, -1), done_scores, items)
 
 
-def fork(cache: Cache) -> Cache:
-    """A cache that can grow without changing the original: layers replace their tensors, never write them."""
-    branch = copy.copy(cache)
-    branch.layers = [copy.copy(layer) for layer in cache.layers]
-    return branch
+@torch.no_grad()
+def score_all(llm: PreTrainedModel, prefill: Prefill, trie: Trie) -> Tensor:
+    """(B, I) log probability of every item's answer: the ranking that beam search approximates.
+
+    All nodes of the trie are read side by side in one pass, so the time grows with their number, and the
+    memory with its square: for catalogues of thousands of items, or samples of users.
+
+    Raises:
+        ValueError: the LLM cannot read the tree mask this needs.
+    """
+    reader = new_reader(llm, prefill, trie.path.shape[1])
+    if not isinstance(reader, Tree):
+        raise ValueError(f"{type(llm).__name__} takes no 4-D attention mask: rank with beam_search")
+    B = len(prefill.logits)
+    parent, column, depth, above = trie.layout()  # of all nodes; node 0 is the root
+    inner = (trie.next >= 0).any(1).nonzero()[1:, 0]  # nodes the LLM reads: neither root nor leaf
+    read = reader.forward(trie.tokens[column[inner]].expand(B, -1), above[inner][:, inner].expand(B, -1, -1),
+                          depth[inner] - 1)
+    logits = torch.cat([prefill.logits[:, None], read], 1).float()  # (B, 1 + inner, V)
+    place = torch.zeros(len(parent), dtype=torch.long, device=parent.device)
+    place[inner] = 1 + torch.arange(len(inner), device=parent.device)
+    logp = logits[..., trie.tokens] - logits.logsumexp(-1, keepdim=True)
+    step = logp[:, place[parent], column]  # (B, nodes)
+    fresh = torch.ones_like(trie.path, dtype=torch.bool)  # (I, L); padding repeats the leaf, which counts once
+    fresh[:, 1:] = trie.path[:, 1:] != trie.path[:, :-1]
+    return (step[:, trie.path] * fresh).sum(-1)
+
+
+def new_reader(llm: PreTrainedModel, prefill: Prefill, ahead: int) -> "Tree | Rows":
+    """The reader for answers of up to `ahead` tokens."""
+    return (Tree if takes_4d_mask(llm, prefill.mask.shape[1] + ahead) else Rows)(llm, prefill)
+
+
+class Tree:
+    """Reads beams side by side behind their prompt, each seeing its ancestors alone."""
+
+    def __init__(self, llm: PreTrainedModel, prefill: Prefill):
+        self.llm, self.prompt = llm, prefill.mask.bool()
+        self.length = prefill.mask.sum(1, keepdim=True)  # (B, 1)
+        self.cache = copy.copy(prefill.cache)
+        self.cache.layers = [Room(layer) for layer in prefill.cache.layers]
+        self.seen = self.prompt.new_zeros(len(self.prompt), 1, 0)  # (B, k, G): ancestors among G tokens read so far
+        self.depth = 0
+
+    def read_stem(self, tokens: Tensor) -> Tensor:
+        """(B, P) tokens that follow one another -> logits (B, P, V)."""
+        P = tokens.shape[1]
+        block = torch.ones(P, P, dtype=torch.bool, device=tokens.device).tril().expand(len(tokens), -1, -1)
+        logits = self.forward(tokens, block, torch.arange(P, device=tokens.device))
+        self.seen, self.depth = block[:, -1:], P
+        return logits
+
+    def read(self, tokens: Tensor, beam: Tensor) -> Tensor:
+        """(B, k) next tokens, each of the beam (B, k) among those of the last read -> logits (B, k, V)."""
+        k = tokens.shape[1]
+        own = torch.eye(k, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
+        self.seen = torch.cat([self.seen.gather(1, beam[:, :, None].expand(-1, -1, self.seen.shape[2])), own], 2)
+        logits = self.forward(tokens, self.seen, torch.full((1,), self.depth, device=tokens.device))
+        self.depth += 1
+        return logits
+
+    def forward(self, tokens: Tensor, seen: Tensor, depth: Tensor) -> Tensor:
+        """tokens (B, n) that see the prompt and (B, n, G + n) `seen`; depth (n,) or (1,): tokens after the prompt."""
+        see = torch.cat([self.prompt[:, None].expand(-1, tokens.shape[1], -1), seen], 2)[:, None]  # (B, 1, n, T + G + n)
+        return self.llm(input_ids=tokens, attention_mask=additive(see, self.llm.dtype), past_key_values=self.cache,
+                        position_ids=(self.length + depth).expand_as(tokens), use_cache=True).logits
+
+
+class Rows:
+    """Reads every beam as a row of its own, with a copy of the cache: right for any causal LM with a cache."""
+
+    def __init__(self, llm: PreTrainedModel, prefill: Prefill):
+        self.llm, self.mask, self.beams = llm, prefill.mask, 1
+        # Layers replace their tensors and never write into them, so the copy grows alone.
+        self.cache = copy.copy(prefill.cache)
+        self.cache.layers = [copy.copy(layer) for layer in prefill.cache.layers]
+
+    def read_stem(self, tokens: Tensor) -> Tensor:
+        return self._forward(tokens)
+
+    def read(self, tokens: Tensor, beam: Tensor) -> Tensor:
+        """As `Tree.read`. Row b's beams are rows b * k .. b * k + k - 1; their number may change."""
+        B, k = tokens.shape
+        source = (beam + self.beams * torch.arange(B, device=beam.device)[:, None]).flatten()
+        self.cache.reorder_cache(source)
+        self.mask, self.beams = self.mask[source], k
+        return self._forward(tokens.reshape(-1, 1)).view(B, k, -1)
+
+    def _forward(self, tokens: Tensor) -> Tensor:
+        self.mask = torch.nn.functional.pad(self.mask, (0, tokens.shape[1]), value=1)
+        position = self.mask.cumsum(1)[:, -tokens.shape[1]:] - 1
+        return self.llm(input_ids=tokens, attention_mask=self.mask, past_key_values=self.cache, position_ids=position,
+                        use_cache=True).logits
+
+
+class Room(DynamicLayer):
+    """A copy of a cache layer with room behind it, so that a step writes its tokens and copies nothing else."""
+
+    def __init__(self, layer: DynamicLayer, room: int = 64):
+        super().__init__()
+        self.is_initialized, self.dtype, self.device = True, layer.dtype, layer.device
+        self.length, self.room = layer.keys.shape[-2], room
+        self._grow(layer.keys, layer.values, self.length + room)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        start, self.length = self.length, self.length + key_states.shape[-2]
+        if self.length > self._keys.shape[-2]:
+            self._grow(self._keys[..., :start, :], self._values[..., :start, :], self.length + self.room)
+        self._keys[..., start:self.length, :] = key_states
+        self._values[..., start:self.length, :] = value_states
+        self.keys, self.values = self._keys[..., :self.length, :], self._values[..., :self.length, :]
+        return self.keys, self.values
+
+    def _grow(self, keys: Tensor, values: Tensor, size: int) -> None:
+        grown = []
+        for old in (keys, values):
+            new = old.new_empty(*old.shape[:-2], size, old.shape[-1])
+            new[..., :old.shape[-2], :] = old
+            grown.append(new)
+        self._keys, self._values = grown
+        self.keys, self.values = (t[..., :self.length, :] for t in grown)

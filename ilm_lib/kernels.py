@@ -73,6 +73,8 @@ class Trie:
         item: (nodes,) the item whose answer ends at this node, or -1.
         path: (I, L) the nodes of an item's answer, padded with its leaf.
         below: (nodes,) how many items lie at or below the node.
+        stem: the tokens that all answers begin with; their nodes are 1..len(stem).
+        widths: number of nodes with children at each depth; on the host, so that a search need not ask the device.
     """
 
     tokens: Tensor
@@ -80,6 +82,8 @@ class Trie:
     item: Tensor
     path: Tensor
     below: Tensor
+    stem: tuple[int, ...]
+    widths: tuple[int, ...]
 
     @classmethod
     def build(cls, answers: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> "Trie":
@@ -110,7 +114,30 @@ class Trie:
         below = torch.zeros(len(table), dtype=torch.long)
         for p in paths:
             below[[0, *p]] += 1
-        return cls(*(t.to(device) for t in (torch.tensor(tokens), next_node, item, path, below)))
+        stem = 0  # nodes are numbered as they are met, so the stem of the first answer is 1, 2, ...
+        while len(table[stem]) == 1 and len(paths[0]) > stem + 1:
+            stem += 1
+        widths = [1] + [sum(len(table[n]) > 0 for n in set(path[:, d].tolist())) for d in range(longest)]
+        tensors = (t.to(device) for t in (torch.tensor(tokens), next_node, item, path, below))
+        return cls(*tensors, tuple(answers[0][:stem]), tuple(widths))
+
+    def layout(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of every node: its parent, its column, its depth, (nodes,) each, and (nodes, nodes) bool: which nodes
+        its answer passes, itself included. The root is its own parent at depth 0."""
+        nodes, device = len(self.next), self.next.device
+        parent = torch.zeros(nodes, dtype=torch.long, device=device)
+        column, depth = parent.clone(), parent.clone()
+        above, child = (self.next >= 0).nonzero(as_tuple=True)
+        parent[self.next[above, child]], column[self.next[above, child]] = above, child
+        passes = torch.eye(nodes, dtype=torch.bool, device=device)
+        at = parent
+        while bool(at.any()):
+            passes[torch.arange(nodes, device=device), at] = True
+            depth += at > 0
+            at = parent[at]
+        passes[:, 0] = True
+        depth[1:] += 1
+        return parent, column, depth, passes
 
     def allowed(self, banned: Tensor | None, batch: int) -> Tensor:
         """(B, nodes) bool: the node leads to an item the row may still be recommended.
@@ -129,16 +156,25 @@ class Trie:
         return self.below - lost > 0
 
 
-def beam_step(scores: Tensor, logp: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def beam_step(scores: Tensor, logits: Tensor, width: int, columns: Tensor | None = None, allowed: Tensor | None = None,
+              ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The best continuations of all beams of a row.
 
     Args:
-        scores: (B, K) log probability of every beam; logp: (B, K, V) of the next tokens.
+        scores: (B, K) log probability of every beam; logits: (B, K, V) of the next tokens.
         width: how many continuations to keep.
+        columns: (C,) the token ids that may follow; None: any. allowed: (B, K, C) bool, which of them may.
 
     Returns:
-        scores (B, width), beam (B, width) each came from, token column (B, width).
+        scores (B, width), the beam each came from, its token, and its column, (B, width) each.
     """
-    total = (scores[:, :, None] + logp).flatten(1)  # (B, K * V)
-    best, index = total.topk(min(width, total.shape[1]), dim=1)
-    return best, index // logp.shape[2], index % logp.shape[2]
+    total = scores[:, :, None] - logits.float().logsumexp(-1, keepdim=True)  # (B, K, 1)
+    if columns is not None:
+        logits = logits[..., columns]
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -torch.inf)
+    # The best of a row are among the best of its beams: no (B, K * V) table of sums is made or sorted.
+    ahead, column = logits.topk(min(width, logits.shape[2]), dim=2)  # (B, K, w)
+    best, index = (total + ahead.float()).flatten(1).topk(min(width, ahead.shape[1] * ahead.shape[2]), dim=1)
+    beam, column = index // ahead.shape[2], column.flatten(1).gather(1, index)
+    return best, beam, column if columns is None else columns[column], column

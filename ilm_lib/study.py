@@ -41,7 +41,7 @@ from ilm_lib.training import device, use_bfloat16
 
 disable_progress_bar()  # a notebook's output holds results, not the bars of loading weights
 
-MODEL_CODE = ("kernels", "prompts", "qformer", "adapters", "backbone", "model", "training", "decode",
+MODEL_CODE = ("kernels", "masks", "prompts", "qformer", "adapters", "backbone", "model", "training", "decode",
               "phase2")
 TASK_CODE = ("recommendation", "data.openp5", "data.templates")
 
@@ -254,7 +254,7 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False, *
                             **{k: v[:, :10].astype(np.int32) for k, v in tops.items()})
 
     return stage("evaluation", params.profile, settings, inputs,
-                 ("kernels", "decode", "recommendation", "embeddings"), make if build else None, "06_openp5_eval")
+                 ("kernels", "masks", "decode", "recommendation", "embeddings"), make if build else None, "06_openp5_eval")
 
 
 def shuffled_control(params: Params, seed: int, *, build: bool = False) -> Artifact:

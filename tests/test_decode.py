@@ -1,10 +1,13 @@
 import pytest
 import torch
 
-from ilm_lib.decode import Prefill, beam_search, fork
-from ilm_lib.kernels import Trie
+from transformers import DynamicLayer
 
-KINDS = ["llama", "qwen2", "gpt2", "gemma3"]
+from ilm_lib.decode import Prefill, Room, Rows, Tree, beam_search, score_all
+from ilm_lib.kernels import Trie
+from ilm_lib.masks import takes_4d_mask
+
+KINDS = ["llama", "qwen2", "gpt2", "gemma3", "opt", "gpt_neox", "bloom"]
 EOS, VOCAB = 2, 40
 PROMPTS = [[1, 5, 9, 30, 7, 8, 21, 33, 4], [1, 17, 6], [1, 11, 12, 13, 12, 11]]
 # Answers of four lengths with shared beginnings; 14 items, so 16 beams find them all.
@@ -48,11 +51,11 @@ def answer_scores(llm, prompt):
     return torch.stack(scores)
 
 
-def hugging_face(llm, prompts, **kwargs):
+def hugging_face(llm, prompts, length_penalty=0.0, **kwargs):
     """Rows of (tokens before the end, score), best first."""
     ids, mask = left_padded(prompts)
     out = llm.generate(input_ids=ids, attention_mask=mask, num_beams=10, num_return_sequences=10, do_sample=False,
-                       length_penalty=0.0, output_scores=True, return_dict_in_generate=True, pad_token_id=0, **kwargs)
+                       length_penalty=length_penalty, output_scores=True, return_dict_in_generate=True, pad_token_id=0, **kwargs)
     rows = [(s[:s.index(EOS)] if EOS in s else None) for s in out.sequences[:, ids.shape[1]:].tolist()]
     scores = out.sequences_scores.tolist()
     return [list(zip(rows[i:i + 10], scores[i:i + 10])) for i in range(0, len(rows), 10)]
@@ -69,22 +72,25 @@ def assert_same_answers(found, wanted):
         assert score == pytest.approx(score_, abs=1e-4) and tokens == tokens_
 
 
-def test_free_search_is_hugging_faces(llm):
-    found = search(llm, read(llm), max_new_tokens=24)
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_free_search_is_hugging_faces(llm, penalty):
+    found = search(llm, read(llm), max_new_tokens=24, length_penalty=penalty)
     assert found.items is None
-    for b, wanted in enumerate(hugging_face(llm, PROMPTS, max_new_tokens=24)):
-        assert all(tokens is not None for tokens, _ in wanted)  # ten answers came to an end
-        assert_same_answers(ours(found, b), wanted)
+    for b, wanted in enumerate(hugging_face(llm, PROMPTS, penalty, max_new_tokens=24)):
+        ended = [answer for answer in wanted if answer[0] is not None]  # the others ran into the limit
+        assert len(ended) == 10 or penalty  # which favours long answers
+        assert_same_answers(ours(found, b)[:len(ended)], ended)
 
 
-def test_constrained_search_is_hugging_faces_with_allowed_tokens(llm):
-    found = search(llm, read(llm), Trie.build(ANSWERS), max_new_tokens=6)
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_constrained_search_is_hugging_faces_with_allowed_tokens(llm, penalty):
+    found = search(llm, read(llm), Trie.build(ANSWERS), max_new_tokens=5, length_penalty=penalty)
 
     def allowed(row, ids, width=len(PROMPTS[0])):
         done = ids[width:].tolist()
         return [a[len(done)] for a in ANSWERS if a[:len(done)] == done and len(a) > len(done)] or [EOS]
 
-    for b, wanted in enumerate(hugging_face(llm, PROMPTS, max_new_tokens=6, prefix_allowed_tokens_fn=allowed)):
+    for b, wanted in enumerate(hugging_face(llm, PROMPTS, penalty, max_new_tokens=5, prefix_allowed_tokens_fn=allowed)):
         assert_same_answers(ours(found, b), wanted)
 
 
@@ -140,14 +146,59 @@ def test_a_prefill_can_be_searched_again(llm):
     assert all(torch.equal(layer.keys, k) for layer, k in zip(prefill.cache.layers, keys))
 
 
-def test_a_fork_grows_alone(llm):
-    cache = read(llm).cache
-    length, branch = cache.get_seq_length(), fork(cache)
-    branch.reorder_cache(torch.tensor([2, 0, 0, 1]))
+def test_readers_leave_the_prefill_alone_and_agree(llm):
+    prefill, kinds = read(llm), [Rows] + [Tree] * takes_4d_mask(llm, 20)
+    keys = [layer.keys.clone() for layer in prefill.cache.layers]
+    stem, beam = torch.tensor([[5, 6]] * 3), torch.tensor([[0, 0, 0], [0, 0, 0], [0, 0, 0]])
+    steps = [(torch.tensor([[7, 8, 9]] * 3), beam), (torch.tensor([[3, 4]] * 3), torch.tensor([[2, 0], [1, 1], [0, 2]]))]
+    outputs = []
     with torch.no_grad():
-        llm(input_ids=torch.full((4, 1), 5), past_key_values=branch)
-    assert (branch.get_seq_length(), cache.get_seq_length()) == (length + 1, length)
-    assert len(cache.layers[0].keys) == 3 and len(branch.layers[0].keys) == 4
+        for reader in (kind(llm, prefill) for kind in kinds):
+            outputs.append([reader.read_stem(stem), *(reader.read(*step) for step in steps)])
+    for other in outputs[1:]:
+        for a, b in zip(outputs[0], other):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(layer.keys, k) for layer, k in zip(prefill.cache.layers, keys))
+
+
+def test_room_grows_when_it_is_full():
+    layer, plain = DynamicLayer(), DynamicLayer()
+    new = lambda n: (torch.randn(2, 3, n, 4), torch.randn(2, 3, n, 4))
+    first = new(5)
+    layer.update(*first), plain.update(*first)
+    room = Room(layer, room=3)
+    for n in (2, 4, 1):
+        more = new(n)
+        assert all(torch.equal(a, b) for a, b in zip(room.update(*more), plain.update(*more)))
+        assert room.get_seq_length() == plain.get_seq_length() and torch.equal(room.keys, plain.keys)
+    assert layer.get_seq_length() == 5
+
+
+def test_the_fallback_finds_the_same(llm, monkeypatch):
+    found = [search(llm, read(llm), trie, max_new_tokens=n) for trie, n in ((None, 9), (Trie.build(ANSWERS), 5))]
+    monkeypatch.setattr("ilm_lib.decode.takes_4d_mask", lambda model, length: False)
+    for a, (trie, n) in zip(found, ((None, 9), (Trie.build(ANSWERS), 5))):
+        b = search(llm, read(llm), trie, max_new_tokens=n)
+        assert torch.equal(a.tokens, b.tokens)
+        torch.testing.assert_close(a.scores, b.scores, atol=1e-4, rtol=0)
+
+
+def test_which_models_read_a_tree(llm):
+    kind = llm.config.model_type
+    assert takes_4d_mask(llm, 5) == (kind != "bloom")  # its position biases come from the two-dimensional mask
+    assert not (kind == "gemma3_text" and takes_4d_mask(llm, 7))  # longer than its window
+
+
+def test_score_all_is_every_answers_probability(llm):
+    if not takes_4d_mask(llm, 20):
+        with pytest.raises(ValueError, match="4-D attention mask"):
+            score_all(llm, read(llm), Trie.build(ANSWERS))
+        return
+    for answers in (ANSWERS, ANSWERS[5:9]):  # with and without a common beginning
+        scores = score_all(llm, read(llm), Trie.build(answers))
+        for b, prompt in enumerate(PROMPTS):
+            wanted = {tuple(a): s for a, s in zip(ANSWERS, answer_scores(llm, prompt).tolist())}
+            assert scores[b].tolist() == pytest.approx([wanted[tuple(a)] for a in answers], abs=1e-4)
 
 
 @pytest.mark.parametrize("constrained", [True, False])

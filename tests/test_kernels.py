@@ -122,9 +122,25 @@ def test_equal_answers_are_refused():
 
 
 def test_beam_step_takes_the_best_of_all_continuations():
-    scores = torch.tensor([[0.0, -1.0], [-2.0, -torch.inf]])
-    logp = torch.tensor([[[-3.0, -1.0, -4.0], [-0.5, -2.5, -0.1]], [[-1.0, -2.0, -3.0], [0.0, 0.0, 0.0]]])
-    best, beam, column = beam_step(scores, logp, 3)
-    torch.testing.assert_close(best, torch.tensor([[-1.0, -1.1, -1.5], [-3.0, -4.0, -5.0]]))
-    assert beam.tolist() == [[0, 1, 1], [0, 0, 0]] and column.tolist() == [[1, 2, 0], [0, 1, 2]]
-    assert beam_step(scores, logp, 10)[0].shape == (2, 6)  # no more than there are
+    scores, logits = torch.tensor([[-1.0, -5.0], [-9.0, 0.0]]), torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(0))
+    total = scores[:, :, None] + logits.log_softmax(-1)
+    for columns, allowed in ((None, None), (torch.tensor([1, 3, 4]), torch.tensor([[[True, True, False]] * 2] * 2))):
+        left = total if columns is None else total[..., columns].masked_fill(~allowed, -torch.inf)
+        wanted = left.flatten(1).sort(descending=True)
+        best, beam, token, column = beam_step(scores, logits, 3, columns, allowed)
+        torch.testing.assert_close(best, wanted.values[:, :3])
+        assert torch.equal(beam * left.shape[2] + column, wanted.indices[:, :3])
+        assert torch.equal(token, column if columns is None else columns[column])
+    assert beam_step(scores, logits, 20)[0].shape == (2, 12)  # no more than there are
+
+
+def test_trie_layout():
+    trie = Trie.build([[3, 4, 5, 2], [3, 4, 6, 2], [3, 4, 6, 7, 2]])
+    parent, column, depth, passes = trie.layout()
+    assert trie.stem == (3, 4) and trie.widths == (1, 1, 1, 2, 1, 0)
+    for item, answer in enumerate([[3, 4, 5, 2], [3, 4, 6, 2], [3, 4, 6, 7, 2]]):
+        path = trie.path[item, :len(answer)]
+        assert trie.tokens[column[path]].tolist() == answer and depth[path].tolist() == list(range(1, len(answer) + 1))
+        assert passes[path[-1]].nonzero()[:, 0].tolist() == sorted([0, *path.tolist()])
+        assert parent[path].tolist() == [0, *path[:-1].tolist()]
+    assert Trie.build([[3, 2], [4, 2]]).stem == () and Trie.build([[3, 4, 2]]).stem == (3, 4)
