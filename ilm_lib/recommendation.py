@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Callable, Sequence
 
 import numpy as np
@@ -40,13 +39,12 @@ class RecommendationTasks:
 
         The examples are never laid out: ML1M alone has 19,629,820 of them (Table 2).
         """
-        users, positions = self._examples
+        users, positions = self.data.train_example(rng.integers(self.data.num_train_examples, size=size))
         seen = {task: select(self.templates, task, "seen") for task in TASKS}
         drawn = []
-        for example in rng.integers(len(users), size=size):
+        for user, position in zip(users.tolist(), positions.tolist()):
             task = TASKS[rng.integers(2)]
             template = seen[task][rng.integers(len(seen[task]))]
-            user, position = int(users[example]), int(positions[example])
             sequence = self.data.sequence(user)
             history = sequence[max(0, position - self.history_max):position]
             prompt = self.indexing.render(template.source, user, history if task == "sequential" else ())
@@ -70,10 +68,6 @@ class RecommendationTasks:
         titles = [t.get("title", self.data.items[i]) for i, t in enumerate(self.data.texts)]
         return Catalogue(self.indexing, titles, first["sequential"].source, first["straightforward"].source,
                          first["sequential"].target)
-
-    @cached_property
-    def _examples(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.data.train_examples()
 
 
 def rank(ilm: ILM, tasks: RecommendationTasks, *, task: str, prompt: str, split: str, users: np.ndarray,

@@ -43,13 +43,13 @@ disable_progress_bar()  # a notebook's output holds results, not the bars of loa
 
 MODEL_CODE = ("kernels", "masks", "prompts", "qformer", "adapters", "backbone", "model", "training", "decode",
               "phase2")
-TASK_CODE = ("recommendation", "data.openp5", "data.templates")
+TASK_CODE = ("recommendation", "data.dataset", "data.templates")
 
 
 # ---------------------------------------------------------------- data and embeddings
 
 def data(params: Params, *, build: bool = False) -> Artifact:
-    """Raw files checked and counted; the toy world is also generated here."""
+    """Raw files checked, counted and laid out as arrays; the toy world is also generated here."""
     settings = params.data.model_dump()
     settings["checksums"] = {} if params.data.source == "toy" else _file_digests(_real_folder(params))
 
@@ -58,25 +58,21 @@ def data(params: Params, *, build: bool = False) -> Artifact:
             make_toy_world(folder / "openp5", num_items=params.data.num_items, num_users=params.data.num_users,
                            seed=params.data.world_seed)
         loaded = load_openp5(folder / "openp5" if params.data.source == "toy" else _real_folder(params),
-                             name=params.data.name)
+                             name=params.data.name, cache=folder / "dataset")
         write_json(folder / "summary.json", {
             "name": loaded.name, "users": loaded.num_users, "items": loaded.num_items,
             "interactions": loaded.num_interactions, "notes": loaded.notes, "checksums": loaded.checksums})
 
-    return stage("data", params.profile, settings, [], ("data.openp5", "data.toy", "data.toy_words"),
-                 make if build else None, "01_data")
+    return stage("data", params.profile, settings, [],
+                 ("data.dataset", "data.openp5", "data.toy", "data.toy_words"), make if build else None, "01_data")
 
 
 def dataset(params: Params) -> Dataset:
     """The dataset of a profile; `data` must have been made."""
-    artifact = data(params)
-    folder = artifact("openp5") if params.data.source == "toy" else _real_folder(params)
-    return _load_dataset(folder, params.data.name, artifact.fingerprint)
+    return _open_dataset(data(params)("dataset"))
 
 
-@lru_cache(2)
-def _load_dataset(folder: Path, name: str, fingerprint: str) -> Dataset:
-    return load_openp5(folder, name=name)
+_open_dataset = lru_cache(2)(Dataset.open)
 
 
 def recommendation_tasks(params: Params) -> RecommendationTasks:
@@ -103,7 +99,7 @@ def embeddings(params: Params, seed: int, *, build: bool = False) -> Artifact:
                         unobserved_weight=e.unobserved_weight, iterations=e.iterations, seed=seed)
         save_numpy({"user": cf.user, "item": cf.item}, folder / "embeddings.safetensors")
 
-    return stage("embeddings", params.profile, settings, inputs, ("embeddings", "data.openp5"),
+    return stage("embeddings", params.profile, settings, inputs, ("embeddings", "data.dataset"),
                  make if build else None, "02_embeddings")
 
 
@@ -138,8 +134,7 @@ def phase1(params: Params, seed: int, method: str, *, build: bool = False) -> Ar
 def openp5_pairs(loaded: Dataset) -> Pairs:
     """Item-text, item-item and user-item pairs of the training part (Table 2, section 5.1)."""
     texts = [(i, text) for i in range(loaded.num_items) if (text := loaded.item_text(i))]
-    ui = loaded.user_item_pairs().astype(np.int64)
-    ui = np.stack([ui[:, 0] + loaded.num_items, ui[:, 1]], 1)
+    ui = loaded.user_item_pairs() + np.array([loaded.num_items, 0], np.int32)
     return Pairs([t for _, t in texts], np.array([i for i, _ in texts]), loaded.item_pairs(), ui)
 
 

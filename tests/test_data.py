@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ilm_lib.data import DataError, data_dir, load_openp5
+from ilm_lib.data import Dataset, DataError, data_dir, load_openp5, openp5
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("ILM_DATA_DIR") or ROOT.parent / "shared" / "data") / "openp5"
@@ -63,12 +63,17 @@ def test_training_part_holds_no_target(folder):
     seen = data.seen_matrix("test")
     assert seen.dtype == bool
     assert seen.toarray().astype(int).tolist() == [[1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 1, 1]]
+    some = np.array([2, 0])
+    assert np.array_equal(data.train_matrix(some).toarray(), train.toarray()[some])
 
 
 def test_training_examples_and_pairs(folder):
     data = load_openp5(folder)
-    user, position = data.train_examples()
+    user, position = data.train_example(range(data.num_train_examples))
     assert list(zip(user.tolist(), position.tolist(), strict=True)) == [(0, 1), (2, 1), (2, 2)]
+    for outside in (-1, 3):
+        with pytest.raises(IndexError, match="from 0 to 2"):
+            data.train_example([0, outside])
     assert data.item_pairs().tolist() == [[0, 2], [1, 0], [2, 0]]  # y-z and z-y both count
     assert data.user_item_pairs().tolist() == [[0, 0], [0, 1], [1, 0], [2, 0], [2, 2]]
 
@@ -132,6 +137,48 @@ def test_independent_of_hash_seed(folder):
     assert len(outputs) == 1 and "x" in outputs.pop()
 
 
+BLOCKS = (1, 7, 12, 1 << 24)  # bytes; the first line of SEQUENCES and its break are 12
+
+
+def assert_same(a, b):
+    for name in ("name", "users", "items", "texts", "notes", "checksums"):
+        assert getattr(a, name) == getattr(b, name)
+    for name in ("sequences", "offsets", "user_index", "item_index"):
+        assert getattr(a, name).dtype == getattr(b, name).dtype
+        assert getattr(a, name).tobytes() == getattr(b, name).tobytes()
+
+
+@pytest.mark.parametrize("text", [
+    SEQUENCES,
+    SEQUENCES.removesuffix("\n"),
+    SEQUENCES.replace("\n", "\r\n"),
+    "\ufeff\n" + SEQUENCES.replace("\n", " \n\n  \n").replace(" ", "\t\u00a0"),
+])
+def test_blocks_make_no_difference(folder, monkeypatch, text):
+    expected = load_openp5(folder)
+    (folder / "user_sequence.txt").write_bytes(text.encode())
+    whole = load_openp5(folder)
+    assert whole.sequences.tolist() == expected.sequences.tolist() and whole.users == expected.users
+    for block in BLOCKS:
+        monkeypatch.setattr(openp5, "BLOCK", block)
+        assert_same(load_openp5(folder), whole)
+
+
+def test_saved_and_opened(folder, tmp_path):
+    """With a cache the same dataset comes from mapped files, which writing to the arrays does not change."""
+    cache = tmp_path / "new" / "cache"
+    data, mapped = load_openp5(folder), load_openp5(folder, cache=cache)
+    assert_same(mapped, data)
+    assert isinstance(mapped.sequences.base, np.memmap)
+    mapped.sequences[:] = 0
+    assert_same(Dataset.open(cache), data)
+    write(folder, "user_sequence.txt", "eve x y z\n")
+    write(folder, "user_indexing.txt", "eve 1\n")
+    assert load_openp5(folder, cache=cache).num_interactions == 3
+    assert mapped.sequences.sum() == 0 and len(mapped.sequences) == 12  # still there for who has it open
+    assert {p.suffix for p in cache.iterdir()} == {".npy", ".json", ".jsonl"}
+
+
 MALFORMED = [
     ("user_sequence.txt", None, r"user_sequence\.txt: cannot be read"),
     ("user_sequence.txt", b"", r"user_sequence\.txt: is empty"),
@@ -141,6 +188,7 @@ MALFORMED = [
     ("user_sequence.txt", b"ann x y z\nbob x \xff z\n", r":2: byte 0xff at offset 16 is not UTF-8"),
     ("user_sequence.txt", b"ann x y z\nbob x new z\n", r":2: item 'new' has no index number"),
     ("user_sequence.txt", b"ann x y z\ndan x y z\n", r":2: user 'dan' has no index number"),
+    ("user_sequence.txt", b"ann x 5 z\n5 x y z\n", r":2: user '5' has no index number"),
     ("user_indexing.txt", b"ann 7\nbob 7\n", r":2: index number 7 of 'bob' is already that of 'ann'"),
     ("item_random_indexing.txt", b"w 1001\nx 1001\n", r":2: index number 1001"),
     ("item_random_indexing.txt", b"w 1001\nw 1002\n", r":2: 'w' has two index numbers"),
@@ -156,15 +204,17 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), MALFORMED)
-def test_malformed(folder, name, content, message):
+def test_malformed(folder, monkeypatch, name, content, message):
     if content is None:
         (folder / name).unlink()
     else:
         (folder / name).write_bytes(content)
-    with pytest.raises(DataError, match=message) as caught:
-        load_openp5(folder)
-    assert name in str(caught.value)
-    assert str(caught.value).count(". ") >= 1  # what is wrong, then a remedy
+    for block in BLOCKS:
+        monkeypatch.setattr(openp5, "BLOCK", block)
+        with pytest.raises(DataError, match=message) as caught:
+            load_openp5(folder)
+        assert name in str(caught.value)
+        assert str(caught.value).count(". ") >= 1  # what is wrong, then a remedy
 
 
 def test_damaged_gzip_and_missing_folder(folder):
@@ -197,8 +247,8 @@ def test_counts_of_the_paper(name, users, items, interactions, table_2):
     data = real(name)
     assert time.perf_counter() - start < 3  # seconds
     assert (data.num_users, data.num_items, data.num_interactions) == (users, items, interactions)
-    user, position = data.train_examples()
-    assert 2 * 10 * len(user) == table_2
+    assert 2 * 10 * data.num_train_examples == table_2
+    user, position = data.train_example(range(data.num_train_examples))
     targets = data.sequences[data.offsets[user] + position]
     assert np.array_equal(np.bincount(user, minlength=users) + 3, np.diff(data.offsets))
     assert data.train_matrix()[user, targets].min() == 1

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from .openp5 import Dataset, DataError, load_openp5
+from .dataset import Dataset
+from .openp5 import DataError, load_openp5
 
 __all__ = ["DataError", "Dataset", "data_dir", "load_openp5"]
 

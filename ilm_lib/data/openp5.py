@@ -18,19 +18,20 @@ import gzip
 import hashlib
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryFile
+from typing import BinaryIO, Callable, NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_matrix
+import pyarrow as pa
+import pyarrow.compute as pc
 
-Split = Literal["dev", "test"]
+from ilm_lib.data.dataset import TEXT_FIELDS, Dataset
 
 FIRST_USER, FIRST_ITEM = 1, 1001  # where OpenP5's numbering starts
-HELD_OUT = {"dev": 2, "test": 1}  # items at the end of a sequence that the split may not see
 MIN_ITEMS = 3  # one for training, dev and test each
-TEXT_FIELDS = ("title", "genres", "brand", "categories", "overview", "description", "tags")
+BLOCK = 1 << 24  # bytes of text, and interactions, that are in memory at a time
 
 
 class DataError(ValueError):
@@ -41,119 +42,15 @@ class DataError(ValueError):
         super().__init__(f"{where}: {wrong}. {remedy}.")
 
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Users, items and their time-ordered interactions. E interactions, U users, I items.
-
-    Everything refers to users and items by row, the position in `users` and `items`.
-    """
-
-    name: str
-    users: list[str]  # raw ids in file order
-    items: list[str]  # raw ids by rising index number
-    sequences: np.ndarray  # (E,) int32 item rows in time order, users concatenated
-    offsets: np.ndarray  # (U + 1,) int64 where each user starts in `sequences`
-    user_index: np.ndarray  # (U,) int64 the n of user_<n>
-    item_index: np.ndarray  # (I,) int64 the n of item_<n>
-    texts: list[dict]  # (I,) text records, {} where there is none
-    notes: dict[str, int]  # what was counted or dropped on loading
-    checksums: dict[str, str]  # file name -> sha256 of its bytes
-
-    @property
-    def num_users(self) -> int:
-        return len(self.users)
-
-    @property
-    def num_items(self) -> int:
-        return len(self.items)
-
-    @property
-    def num_interactions(self) -> int:
-        return len(self.sequences)
-
-    def sequence(self, u: int) -> np.ndarray:
-        """(n,) item rows of user row u in time order, dev and test target included."""
-        return self.sequences[self.offsets[u] : self.offsets[u + 1]]
-
-    def train_sequence(self, u: int) -> np.ndarray:
-        """(n - 2,) item rows of user row u without the dev and test target."""
-        return self.sequence(u)[:-2]
-
-    def history(self, u: int, split: Split) -> np.ndarray:
-        """Item rows before the target of the split: (n - 2,) for dev, (n - 1,) for test."""
-        return self.sequence(u)[: -HELD_OUT[split]]
-
-    def dev_targets(self) -> np.ndarray:
-        """(U,) item row of each user's last item but one."""
-        return self.sequences[self.offsets[1:] - 2]
-
-    def test_targets(self) -> np.ndarray:
-        """(U,) item row of each user's last item."""
-        return self.sequences[self.offsets[1:] - 1]
-
-    def train_matrix(self) -> csr_matrix:
-        """(U, I) float32, 1 where the user has the item in the training part."""
-        return self._matrix(held_out=2, dtype=np.float32)
-
-    def seen_matrix(self, split: Split) -> csr_matrix:
-        """(U, I) bool, true for the items of `history(u, split)`."""
-        return self._matrix(HELD_OUT[split], dtype=bool)
-
-    def train_examples(self) -> tuple[np.ndarray, np.ndarray]:
-        """User row and target position of every training example, both (E - 3U,) int64.
-
-        Positions 1 .. n - 3 of each sequence: the first item has no history, the last two
-        are held out. Times 2 tasks and 10 templates this is the number of training
-        examples of Table 2 (Beauty 2,628,260, ML1M 19,629,820, Clothing 3,210,320).
-        """
-        user, position = self._positions()
-        keep = (position >= 1) & (position <= np.diff(self.offsets)[user] - 3)
-        return user[keep], position[keep]
-
-    def item_pairs(self) -> np.ndarray:
-        """(P, 2) int32 distinct ordered pairs (earlier, later) of training neighbours.
-
-        Ordered, because only that reading gives the count behind Table 2 (Beauty 114,582;
-        without order it would be 111,649).
-        """
-        user, position = self.train_examples()
-        second = self.offsets[user] + position
-        return np.unique(np.stack([self.sequences[second - 1], self.sequences[second]], 1), axis=0)
-
-    def user_item_pairs(self) -> np.ndarray:
-        """(P, 2) int32 distinct (user row, item row) of the training part (Beauty 153,776)."""
-        matrix = self.train_matrix().tocoo()
-        return np.stack([matrix.row, matrix.col], axis=1).astype(np.int32)
-
-    def item_text(self, i: int, max_words: int | None = None) -> str:
-        """One text for item row i: title, genres / brand / categories, overview / tags.
-
-        Fields that are absent are left out; the text is "" when none is there. `max_words`
-        cuts after that many words (split at blanks).
-        """
-        fields = (self.texts[i].get(field) for field in TEXT_FIELDS)
-        parts = (", ".join(map(str, f)) if isinstance(f, list) else str(f) for f in fields if f)
-        text = " ".join(p if p.endswith((".", "!", "?")) else f"{p}." for p in parts)
-        return " ".join(text.split()[:max_words])
-
-    def _positions(self) -> tuple[np.ndarray, np.ndarray]:
-        user = np.repeat(np.arange(self.num_users), np.diff(self.offsets))
-        return user, np.arange(self.num_interactions) - self.offsets[user]
-
-    def _matrix(self, held_out: int, dtype: type) -> csr_matrix:
-        user, position = self._positions()
-        keep = position < np.diff(self.offsets)[user] - held_out
-        # Unique cells first: csr_matrix would add up an item that a user has twice.
-        cells = np.unique(user[keep] * self.num_items + self.sequences[keep])
-        rows, columns = np.divmod(cells, self.num_items)
-        return csr_matrix((np.ones(len(cells), dtype), (rows, columns)), (self.num_users, self.num_items))
-
-
-def load_openp5(folder: Path, *, name: str | None = None, index_seed: int = 0) -> Dataset:
+def load_openp5(
+    folder: Path, *, name: str | None = None, index_seed: int = 0, cache: Path | None = None
+) -> Dataset:
     """Read a dataset in OpenP5's form; `name` defaults to the folder's name.
 
     Without user_indexing.txt users are numbered from 1 in file order; without
     item_random_indexing.txt items get a permutation from 1001 drawn with `index_seed`.
+    With the folder `cache` the dataset is saved and opened there (`Dataset.open`), and
+    memory holds users, items and one block of the interactions, never all of them.
 
     Raises DataError for anything malformed. Kept, and counted in `notes`: items repeated
     within a user, items without text, blank lines. Dropped, and counted: index entries and
@@ -162,57 +59,67 @@ def load_openp5(folder: Path, *, name: str | None = None, index_seed: int = 0) -
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(folder, None, "no such folder", "Give the folder of user_sequence.txt")
-    notes: dict[str, int] = {}
-    checksums: dict[str, str] = {}
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+    # Rows follow the index numbers, known only when all items are: until then codes wait on disk.
+    with TemporaryFile(dir=cache) as file:
+        dataset = _load(folder, name or folder.resolve().name, index_seed, file)
+        if cache is None:
+            return replace(dataset, sequences=np.array(dataset.sequences))
+        dataset.save(cache)
+    return Dataset.open(cache)
+
+
+def _load(folder: Path, name: str, index_seed: int, file: BinaryIO) -> Dataset:
+    path = folder / "user_sequence.txt"
+    found = _read_sequences(path, file)
+    codes = np.memmap(file, np.int32, "r+")
+    offsets = np.concatenate([[0], np.cumsum(found.lengths)])
+    users, user_lines = list(found.line_of_user), list(found.line_of_user.values())
+    notes = {"blank_lines": found.blank, "repeated_items": found.repeated}
+    checksums = {path.name: found.checksum}
 
     def lines(file: str) -> list[tuple[int, str]]:
         found, checksums[file], blank = read_lines(folder / file)
-        notes["blank_lines"] = notes.get("blank_lines", 0) + blank
+        notes["blank_lines"] += blank
         return found
 
-    path = folder / "user_sequence.txt"
-    sequence_lines = lines(path.name)
-    sequences = _read_sequences(path, sequence_lines)
-    users = list(sequences)
-    item_ids = list(dict.fromkeys(i for sequence in sequences.values() for i in sequence))
-    notes["repeated_items"] = sum(len(s) - len(set(s)) for s in sequences.values())
-
-    def check(kind: str, ids: list[str], number: dict[str, int]) -> None:
-        missing = set(ids) - number.keys()
+    def check(kind: str, ids: list[str], number: dict[str, int], line: Callable[[int], int]) -> None:
+        missing = [i for i, raw_id in enumerate(ids) if raw_id not in number]
         if missing:
-            n, line = next((n, li) for n, li in sequence_lines if missing & set(li.split()))
-            first = next(i for i in line.split() if i in missing)
-            wrong = f"{kind} {first!r} has no index number (nor have {len(missing) - 1} others)"
-            raise DataError(path, n, wrong, f"Add it to the {kind} index file or remove that file")
+            wrong = f"{kind} {ids[missing[0]]!r} has no index number (nor have {len(missing) - 1} others)"
+            raise DataError(path, line(missing[0]), wrong, f"Add it to the {kind} index file or remove that file")
         notes[f"unused_{kind}_indices"] = len(number) - len(ids)
 
     user_number = {u: FIRST_USER + n for n, u in enumerate(users)}
     if (index := folder / "user_indexing.txt").exists():
         user_number = _read_index(index, lines(index.name))
-    check("user", users, user_number)
+    check("user", users, user_number, user_lines.__getitem__)
 
-    shuffled = np.random.default_rng(index_seed).permutation(len(item_ids)).tolist()
-    item_number = {i: FIRST_ITEM + n for i, n in zip(item_ids, shuffled, strict=True)}
+    shuffled = np.random.default_rng(index_seed).permutation(len(found.items)).tolist()
+    item_number = {i: FIRST_ITEM + n for i, n in zip(found.items, shuffled, strict=True)}
     if (index := folder / "item_random_indexing.txt").exists():
         item_number = _read_index(index, lines(index.name))
-    check("item", item_ids, item_number)
+    check("item", found.items, item_number,
+          lambda code: user_lines[np.searchsorted(offsets, np.argmax(codes == code), side="right") - 1])
 
-    items = sorted(item_ids, key=item_number.__getitem__)
+    items = sorted(found.items, key=item_number.__getitem__)
     row = {item: r for r, item in enumerate(items)}
+    row_of_code = np.array([row[item] for item in found.items], np.int32)
+    for start in range(0, len(codes), BLOCK):
+        codes[start : start + BLOCK] = row_of_code[codes[start : start + BLOCK]]
+
     text_file = next((p for end in ("", ".gz") if (p := folder / f"item_text.jsonl{end}").exists()), None)
     records = _read_texts(text_file, lines(text_file.name)) if text_file else {}
     texts = [records.get(item, {}) for item in items]
     notes["unused_texts"] = len(records.keys() - row.keys())
     notes["items_without_text"] = sum(not any(map(t.get, TEXT_FIELDS)) for t in texts)
-
-    lengths = [len(sequence) for sequence in sequences.values()]
-    flat = (row[i] for sequence in sequences.values() for i in sequence)
     return Dataset(
-        name=name or folder.resolve().name,
+        name=name,
         users=users,
         items=items,
-        sequences=np.fromiter(flat, np.int32, sum(lengths)),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        sequences=codes,
+        offsets=offsets,
         user_index=np.array([user_number[u] for u in users], np.int64),
         item_index=np.array([item_number[i] for i in items], np.int64),
         texts=texts,
@@ -229,38 +136,95 @@ def read_lines(path: Path) -> tuple[list[tuple[int, str]], str, int]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise DataError(path, None, f"cannot be read ({error.strerror})", "Check the folder") from None
+        raise _unreadable(path, error) from None
     checksum = hashlib.sha256(raw).hexdigest()
     if path.suffix == ".gz":
         try:
             raw = gzip.decompress(raw)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(path, None, f"damaged gzip ({error})", "Fetch it again") from None
-    try:
-        text = raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        wrong = f"byte {raw[error.start]:#04x} at offset {error.start} is not UTF-8"
-        raise DataError(path, line, wrong, "Save the file as UTF-8") from None
-    # Not splitlines(): it also breaks at U+2028 and its like, which JSON strings may hold.
-    all_lines = text.removesuffix("\n").split("\n")
+    all_lines = _decode(path, raw)
     lines = [(n, line) for n, line in enumerate(all_lines, 1) if line and not line.isspace()]
     if not lines:
-        raise DataError(path, None, "is empty", "Write at least one line or remove the file")
+        raise _empty(path)
     return lines, checksum, len(all_lines) - len(lines)
 
 
-def _read_sequences(path: Path, lines: list[tuple[int, str]]) -> dict[str, list[str]]:
-    sequences: dict[str, list[str]] = {}
-    for n, line in lines:
-        user, *items = line.split()
-        if len(items) < MIN_ITEMS:
-            wrong = f"user {user!r} has {len(items)} items, at least {MIN_ITEMS} are needed"
-            raise DataError(path, n, wrong, "Remove the user or filter the data (5-core)")
-        if user in sequences:
-            raise DataError(path, n, f"user {user!r} is repeated", "Put each user on one line")
-        sequences[user] = items
-    return sequences
+def _decode(path: Path, raw: bytes, lines_before: int = 0, bytes_before: int = 0) -> list[str]:
+    """The lines of a file, or of a block that starts after so many lines and bytes."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = lines_before + raw.count(b"\n", 0, error.start) + 1
+        wrong = f"byte {raw[error.start]:#04x} at offset {bytes_before + error.start} is not UTF-8"
+        raise DataError(path, line, wrong, "Save the file as UTF-8") from None
+    if not bytes_before:
+        text = text.removeprefix("\ufeff")
+    # Not splitlines(): it also breaks at U+2028 and its like, which JSON strings may hold.
+    return text.removesuffix("\n").split("\n")
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(path, None, f"cannot be read ({error.strerror})", "Check the folder")
+
+
+def _empty(path: Path) -> DataError:
+    return DataError(path, None, "is empty", "Write at least one line or remove the file")
+
+
+class _Sequences(NamedTuple):
+    line_of_user: dict[str, int]  # in file order
+    lengths: np.ndarray  # (U,) int64 items of each user
+    items: list[str]  # in the order in which they first appear
+    repeated: int  # items that their user had before
+    blank: int  # lines
+    checksum: str
+
+
+def _read_sequences(path: Path, out: BinaryIO) -> _Sequences:
+    """Read user_sequence.txt a block at a time; (E,) int32 positions in `items` go to `out`."""
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    line_of: dict[str, int] = {}
+    lengths: list[np.ndarray] = []
+    known = pa.array([], pa.string())
+    checksum, repeated, lines_before, bytes_before = hashlib.sha256(), 0, 0, 0
+    with file:
+        while raw := file.read(BLOCK) + file.readline():  # whole lines
+            checksum.update(raw)
+            lines = pc.utf8_trim_whitespace(pa.array(_decode(path, raw, lines_before, bytes_before), pa.string()))
+            filled = pc.not_equal(lines, "").to_numpy(zero_copy_only=False)
+            fields = pc.utf8_split_whitespace(lines.filter(pa.array(filled)))
+            users = fields.offsets.to_numpy()[:-1]
+            counts = np.diff(fields.offsets.to_numpy()).astype(np.int64) - 1
+            numbers = lines_before + 1 + np.flatnonzero(filled)
+            for n, user, count in zip(numbers.tolist(), fields.values.take(pa.array(users)).to_pylist(), counts):
+                if count < MIN_ITEMS:
+                    wrong = f"user {user!r} has {count} items, at least {MIN_ITEMS} are needed"
+                    raise DataError(path, n, wrong, "Remove the user or filter the data (5-core)")
+                if user in line_of:
+                    raise DataError(path, n, f"user {user!r} is repeated", "Put each user on one line")
+                line_of[user] = n
+
+            is_item = np.ones(len(fields.values), bool)
+            is_item[users] = False
+            items = fields.values.filter(pa.array(is_item)).dictionary_encode()
+            known = pa.concat_arrays([known, items.dictionary.filter(pc.invert(pc.is_in(items.dictionary, known)))])
+            codes = pc.index_in(items.dictionary, known).to_numpy()[items.indices.to_numpy()]
+            out.write(codes)
+            # One number for each pair of user and item
+            pairs = np.repeat(np.arange(len(counts)) * len(known), counts) + codes
+            repeated += len(pairs) - pc.count_distinct(pa.array(pairs)).as_py()
+            lengths.append(counts)
+            lines_before += len(lines)
+            bytes_before += len(raw)
+    if not line_of:
+        raise _empty(path)
+    out.flush()
+    return _Sequences(line_of, np.concatenate(lengths), known.to_pylist(), repeated,
+                      lines_before - len(line_of), checksum.hexdigest())
 
 
 def _read_index(path: Path, lines: list[tuple[int, str]]) -> dict[str, int]:
