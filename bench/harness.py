@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable
 
 import torch
@@ -87,16 +88,21 @@ def peak_memory(function: str) -> float:
     return float(out.stdout.split()[-1])
 
 
+def resident_peak() -> float:
+    """MiB, the highest resident set of this process so far (Linux)."""
+    # Not ru_maxrss: that starts with the peak of the process that started this one.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def _measure(function: str) -> float:
     import importlib
-    import resource
 
     module, name = function.split(":")
     call = getattr(importlib.import_module(module), name)
-    rss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    before = rss()
+    before = resident_peak()
     call()
-    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else rss() - before
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else resident_peak() - before
 
 
 if __name__ == "__main__":
