@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bench.harness import Row, at_most
+from bench.harness import Row, at_most, resident_peak
 from ilm_lib.data import Dataset, load_openp5
 from ilm_lib.data.templates import OUR_TEMPLATES
 from ilm_lib.embeddings import fit_cf
@@ -89,20 +89,14 @@ def recommendation_tasks(dataset: Dataset) -> RecommendationTasks:
 
 def measure(function: str, folder: Path) -> tuple[float, float]:
     """Seconds, imports left out, and peak MiB, all of the process, of a function of this file in its own process."""
-    command = [sys.executable, "-m", "bench.data", function, str(folder)]
+    command = [sys.executable, "-m", "bench.data", function, str(folder.resolve())]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
     seconds, mebibytes = map(float, out.split()[-2:])
     return seconds, mebibytes
-
-
-def _peak_mebibytes() -> float:
-    # Not ru_maxrss: a process starts with the peak of the one that started it.
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":
     with TemporaryDirectory() as cache:
         started = time.perf_counter()
         {"start": start, "first_batch": first_batch}[sys.argv[1]](Path(sys.argv[2]), Path(cache))
-        print(time.perf_counter() - started, _peak_mebibytes())
+        print(time.perf_counter() - started, resident_peak())

@@ -179,6 +179,24 @@ def test_saved_and_opened(folder, tmp_path):
     assert {p.suffix for p in cache.iterdir()} == {".npy", ".json", ".jsonl"}
 
 
+def test_the_data_stage_parses_once(folder, tmp_path, monkeypatch):
+    """Later starts map the stage's arrays; a changed input asks for the stage again."""
+    from ilm_lib import load_params, study
+    from ilm_lib.artifacts import MissingStage
+
+    monkeypatch.setenv("ILM_DATA_DIR", str(folder.parent))
+    monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path / "runs"))
+    params = load_params("toy", **{"data.source": "openp5", "data.folder": folder.name, "data.name": "Tiny"})
+    with pytest.raises(MissingStage):
+        study.dataset(params)
+    study.data(params, build=True)
+    monkeypatch.setattr(study, "load_openp5", None)
+    assert_same(study.dataset(params), load_openp5(folder, name="Tiny"))
+    write(folder, "user_indexing.txt", "ann 7\nbob 3\ncat 10\n")
+    with pytest.raises(MissingStage):
+        study.dataset(params)
+
+
 MALFORMED = [
     ("user_sequence.txt", None, r"user_sequence\.txt: cannot be read"),
     ("user_sequence.txt", b"", r"user_sequence\.txt: is empty"),

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ilm_lib.data.dataset import TEXT_FIELDS, Dataset
+from .dataset import TEXT_FIELDS, Dataset
 
 FIRST_USER, FIRST_ITEM = 1, 1001  # where OpenP5's numbering starts
 MIN_ITEMS = 3  # one for training, dev and test each
@@ -214,9 +214,9 @@ def _read_sequences(path: Path, out: BinaryIO) -> _Sequences:
             known = pa.concat_arrays([known, items.dictionary.filter(pc.invert(pc.is_in(items.dictionary, known)))])
             codes = pc.index_in(items.dictionary, known).to_numpy()[items.indices.to_numpy()]
             out.write(codes)
-            # One number for each pair of user and item
-            pairs = np.repeat(np.arange(len(counts)) * len(known), counts) + codes
-            repeated += len(pairs) - pc.count_distinct(pa.array(pairs)).as_py()
+            # One number for each pair of user and item; the users rise, which makes this sort the quickest.
+            pairs = np.sort(np.repeat(np.arange(len(counts)) * len(known), counts) + codes, kind="stable")
+            repeated += int(np.count_nonzero(pairs[1:] == pairs[:-1]))
             lengths.append(counts)
             lines_before += len(lines)
             bytes_before += len(raw)
