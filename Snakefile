@@ -13,6 +13,7 @@ SEEDS = list(range(PARAMS.seed, PARAMS.seed + int(config.get("seeds", 1))))
 RUNS = runs_dir() / PROFILE / "notebooks"
 STAMP = runs_dir() / PROFILE / "report.done"  # reports are committed, so their presence says nothing of this run
 CODE = sorted(str(p) for p in Path("ilm_lib").rglob("*.py"))
+HALF = max(1, workflow.cores // 2)  # the last two notebooks run side by side
 TRAINED = [m for m in PARAMS.methods if m != "OpenP5-R"]
 
 
@@ -81,15 +82,15 @@ rule elm24:
 rule openp5:
     input: **needs("06_openp5_eval", expand(rules.phase2.output, seed=SEEDS, method=TRAINED))
     output: RUNS / "06_openp5_eval.ipynb"
-    threads: workflow.cores  # nothing else is left to run beside it
+    threads: HALF
     priority: 1
     resources: gpu=1
     shell: papermill("06_openp5_eval", "06 OpenP5 evaluation", ALL_SEEDS)
 
 rule ablations:
-    input: **needs("07_ablations", rules.openp5.output)
+    input: **needs("07_ablations", expand(rules.phase2.output, seed=SEEDS, method=TRAINED))
     output: RUNS / "07_ablations.ipynb"
-    threads: workflow.cores  # nothing else is left to run beside it
+    threads: HALF
     resources: gpu=1
     shell: papermill("07_ablations", "07 ablations", ALL_SEEDS)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from ilm_lib import recommendation
 from ilm_lib.artifacts import Artifact, sha256, stage, write_json
 from ilm_lib.backbone import load_backbone, pretrain, reference
 from ilm_lib.data import Dataset, data_dir, load_openp5
@@ -252,6 +253,24 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False, *
                  ("kernels", "masks", "decode", "recommendation", "embeddings"), make if build else None, "06_openp5_eval")
 
 
+def beam_recall(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
+    """How much of the true top ten the beam finds, by scoring every item for a sample of users; recall.json."""
+    users = min(100, 1 + 300_000 // dataset(params).num_items)  # the cost grows with the catalogue
+    inputs = [data(params), embeddings(params, seed), backbone(params, seed)]
+    inputs += [] if METHODS[method].encoder == "none" else [phase2(params, seed, method)]
+
+    def make(folder: Path) -> None:
+        ilm, tasks = load_ilm(params, seed, method).to(device()), recommendation_tasks(params)
+        rows = _sample_users(tasks.data.num_users, users)
+        found = {t: recommendation.beam_recall(ilm, tasks, task=t, users=rows, beams=params.evaluation.beams) for t in TASKS}
+        write_json(folder / "recall.json", {t: {"recall": float(v.mean()), "complete": float((v == 1).mean()),
+                                                "users": len(v)} for t, v in found.items()})
+
+    settings = {"beams": params.evaluation.beams, "method": method, "seed": seed, "users": users}
+    return stage("beam_recall", params.profile, settings, inputs, ("kernels", "masks", "decode", "recommendation"),
+                 make if build else None, "06_openp5_eval")
+
+
 def shuffled_control(params: Params, seed: int, *, build: bool = False) -> Artifact:
     """ILM trained and evaluated with every item and user carrying another one's embedding."""
     only = params.with_(**{"evaluation.prompts": ("seen",), "evaluation.histories": ("excluded",)})
@@ -268,9 +287,11 @@ def ablation(params: Params, tokens: int) -> Params:
         "evaluation.max_users": params.ablations.max_users})
 
 
-def mean_over_seeds(params: Params, method: str, task: str, prompt: str, history: str) -> dict[str, np.ndarray]:
+def mean_over_seeds(params: Params, method: str, task: str, prompt: str, history: str, *, build: bool = False,
+                    ) -> dict[str, np.ndarray]:
     """`per_user_metrics` averaged over the report's seeds, example by example."""
-    runs = [per_user_metrics(evaluation(params, s, method), task, prompt, history) for s in params.report_seeds]
+    runs = [per_user_metrics(evaluation(params, s, method, build=build), task, prompt, history)
+            for s in params.report_seeds]
     return {metric: np.mean([run[metric] for run in runs], 0) for metric in runs[0]}
 
 

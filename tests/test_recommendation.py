@@ -8,7 +8,7 @@ from ilm_lib.data.templates import select
 from ilm_lib.decode import beam_search
 from ilm_lib.metrics import ranking_metrics
 from ilm_lib.prompts import Item, User
-from ilm_lib.recommendation import TASKS, _parse, dev_metrics, rank
+from ilm_lib.recommendation import TASKS, _parse, beam_recall, dev_metrics, rank
 
 EVERYONE = np.arange(9)
 BOTH = ("kept", "excluded")
@@ -171,6 +171,13 @@ def test_dev_metrics_are_those_of_both_tasks_together(ilm, tasks, data):
     found = dev_metrics(ilm, tasks, users)
     assert found["dev HR@10"] == pytest.approx(hits)
     assert found == {f"dev {k}": pytest.approx(v.mean()) for k, v in ranking_metrics(tops, np.array(target)).items()}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_beam_as_wide_as_the_catalogue_finds_the_true_top_ten(ilm, tasks, task):
+    assert beam_recall(ilm, tasks, task=task, users=EVERYONE, beams=15).tolist() == [1.0] * 9
+    narrow = beam_recall(ilm, tasks, task=task, users=EVERYONE)
+    assert narrow.shape == (9,) and 0.5 < narrow.mean() <= 1
 
 
 def test_the_catalogue_has_titles_and_the_first_seen_templates(tasks):
