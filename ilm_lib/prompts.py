@@ -8,9 +8,13 @@ tokens into the slots.
 from __future__ import annotations
 
 import json
+import re
+from array import array
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Iterable, Sequence, Union
+from functools import cached_property, lru_cache
+from itertools import chain
+from string import Formatter
+from typing import Any, Callable, Iterable, Sequence, Union
 
 import numpy as np
 import torch
@@ -71,8 +75,9 @@ class PromptEncoder:
         num_items: I, so that users can follow items in one entity table.
         num_query_tokens: N, positions a slot takes. 0: slots are left out (text-only methods).
 
-    Adjacent strings are joined before they are tokenized, so a prompt without slots gives exactly the
-    ids the tokenizer gives for its text, after the beginning-of-sequence token where there is one.
+    A prompt without slots gives exactly the ids the tokenizer gives for its text, after the
+    beginning-of-sequence token where there is one. Adjacent strings count as one text; it is tokenized in
+    pieces, whose ids are kept, where that changes nothing (see `cuts`).
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, num_items: int, num_query_tokens: int):
@@ -81,25 +86,55 @@ class PromptEncoder:
         self.tokenizer, self.num_items, self.num_query_tokens = tokenizer, num_items, num_query_tokens
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        self.text_ids = lru_cache(1 << 16)(lambda text: tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
+        self._slot = array("q", [self.pad_id] * num_query_tokens)
+        self.text_ids = lru_cache(1 << 16)(self._tokenize)
+        self.answer_ids = lru_cache(1 << 16)(self._close)
 
-    def encode(self, prompt: Prompt) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids with placeholders, and the slots as (start, entity)."""
-        ids, slots, text = list(self.bos), [], ""
+    @cached_property
+    def cuts(self) -> bool:
+        """Whether a text may be cut before a blank that follows a non-blank.
+
+        It may if no token of the vocabulary spans such a place, as where blanks belong to the word that follows
+        (ours does so by `_PIECES`), and if texts get no mark at their start, which a trial shows. Where it may
+        not, texts are tokenized whole.
+        """
+        if any(_SPANS.search(token) for token in self.tokenizer.get_vocab()):
+            return False
+        words = ["an", "Item", "user_17", "2024", "7", "don't", ".", ", ", "??", "\n", "\u00e9t\u00e9", "\u653b\u6bbb"]
+        texts = [f"{a} {b}" for a in words for b in words]
+        pieces = [_CUT.split(text) for text in texts]
+        ids = lambda given: self.tokenizer(given, add_special_tokens=False)["input_ids"]
+        of_piece = dict(zip(known := sorted({*chain(*pieces)}), ids(known)))
+        return all(list(chain(*map(of_piece.get, cut))) == whole for cut, whole in zip(pieces, ids(texts)))
+
+    def encode(self, prompt: Prompt) -> tuple[array, array]:
+        """Token ids with placeholders, and the slots as start, entity, start, entity, ... (arrays of int64)."""
+        ids, slots, text = array("q", self.bos), array("q"), ""
         for segment in prompt:
             if isinstance(segment, str):
-                text += segment
+                if text and segment[:1] == " " and self.cuts and not text[-1].isspace():
+                    ids += self.text_ids(text)
+                    text = segment
+                else:
+                    text += segment
             elif self.num_query_tokens:
                 if text:
                     ids += self.text_ids(text)
                     text = ""
-                slots.append((len(ids), self._entity(segment)))
-                ids += [self.pad_id] * self.num_query_tokens
-        return ids + list(self.text_ids(text)) if text else ids, slots
+                slots.append(len(ids))
+                slots.append(self._entity(segment))
+                ids += self._slot
+        if text:
+            ids += self.text_ids(text)
+        return ids, slots
 
-    def answer_ids(self, text: str) -> list[int]:
-        """Ids of an answer, closed by the end-of-sequence token."""
-        return [*self.text_ids(text), self.tokenizer.eos_token_id]
+    def _tokenize(self, text: str) -> array:
+        """Ids of a text that stands alone; kept by `text_ids`."""
+        return array("q", self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _close(self, text: str) -> array:
+        """Ids of an answer, closed by the end-of-sequence token; kept by `answer_ids`."""
+        return self.text_ids(text) + array("q", [self.tokenizer.eos_token_id])
 
     def batch(
         self, prompts: Sequence[Prompt], answers: Sequence[str] | None = None, *,
@@ -116,34 +151,30 @@ class PromptEncoder:
         Raises:
             ValueError: a row is longer than `max_length`; names its length.
         """
-        rows, labels, slots = [], [], []
-        for b, prompt in enumerate(prompts):
-            ids, row_slots = self.encode(prompt)
-            answer = self.answer_ids(answers[b]) if answers is not None else []
-            label = list(ids) if loss_on == "text" else [-100] * len(ids)
-            for start, _ in row_slots:
-                label[start:start + self.num_query_tokens] = [-100] * self.num_query_tokens
-            rows.append(ids + answer)
-            labels.append(label + answer)
-            slots += [(b, start, entity) for start, entity in row_slots]
-        width = max(map(len, rows))
+        ids, slots = zip(*map(self.encode, prompts))
+        closing = list(map(self.answer_ids, answers)) if answers is not None else [array("q")] * len(ids)
+        begin = np.array(list(map(len, ids)))  # (B,) where the answers begin
+        length = begin + np.array(list(map(len, closing)))
+        width = int(length.max())
         if max_length is not None and width > max_length:
             raise ValueError(f"a prompt is {width} tokens long and the LLM reads {max_length}: "
                              "shorten data.history_max or use fewer query tokens")
-        input_ids = np.full((len(rows), width), self.pad_id, dtype=np.int64)
-        targets = np.full((len(rows), width), -100, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        shift = np.zeros(len(rows), dtype=np.int64)
-        for b, ids in enumerate(rows):
-            shift[b] = width - len(ids) if side == "left" else 0
-            here = slice(shift[b], shift[b] + len(ids))
-            input_ids[b, here], targets[b, here], mask[b, here] = ids, labels[b], 1
-        row, start, entity = np.array(slots, dtype=np.int64).reshape(-1, 3).T
+        shift = width - length if side == "left" else np.zeros_like(length)
+        row = np.repeat(np.arange(len(ids)), [len(s) // 2 for s in slots])
+        start, entity = _joined(slots).reshape(-1, 2).T
+        start = start + shift[row]
+
+        place = np.arange(width) - shift[:, None]  # (B, width), counted from the first token
+        mask = (place >= 0) & (place < length[:, None])
+        input_ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        input_ids[mask] = _joined(chain.from_iterable(zip(ids, closing)))
+        labels = np.where(mask if loss_on == "text" else mask & (place >= begin[:, None]), input_ids, -100)
+        labels[row[:, None], start[:, None] + np.arange(self.num_query_tokens)] = -100
         entities, inverse = np.unique(entity, return_inverse=True)
         return Batch(
-            torch.from_numpy(input_ids), torch.from_numpy(mask),
-            torch.from_numpy(targets) if answers is not None else None,
-            *(torch.from_numpy(np.ascontiguousarray(a)) for a in (row, start + shift[row], inverse, entities)))
+            torch.from_numpy(input_ids), torch.from_numpy(mask.astype(np.int64)),
+            torch.from_numpy(labels) if answers is not None else None,
+            *(torch.from_numpy(np.ascontiguousarray(a)) for a in (row, start, inverse, entities)))
 
     def _entity(self, slot: Item | User) -> int:
         if isinstance(slot, Item):
@@ -155,6 +186,11 @@ class PromptEncoder:
                 raise IndexError(f"{slot}: rows count from 0")
             return self.num_items + slot.row
         raise TypeError(f"a prompt is made of str, Item and User, not {type(slot).__name__}")
+
+
+def _joined(arrays: Iterable[array]) -> np.ndarray:
+    """Arrays of int64 end to end."""
+    return np.frombuffer(b"".join(arrays), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -169,34 +205,71 @@ class Indexing:
     def render(self, source: str, user: int, history: Iterable[int] = ()) -> Prompt:
         """Fill a template; every index is followed by the slot of its embedding (section 4.1).
 
+        Texts are cut where `PromptEncoder` may cut them, so that the pieces are few and come again.
+
         Args: source: e.g. "What follows {dataset} items {history} for {dataset} user_{user_id} ?"
         """
         prompt: list[str | Item | User] = []
-        for text, field in _fields(source):
-            prompt.append(text)
-            if field == "dataset":
-                prompt.append(self.dataset)
-            elif field == "user_id":
-                prompt += [str(self.user_index[user]), User(user)]
+        for texts, lead, field in _parts(source, self.dataset):
+            prompt += texts
+            if field == "user_id":
+                prompt += self._named_user(lead, user)
             elif field == "history":
-                for i, row in enumerate(history):
-                    prompt += [f"{self.history_separator if i else ''}item_{self.item_index[row]}", Item(int(row))]
+                for row in history:
+                    prompt += self._named_item(lead, int(row))
+                    lead = self.history_separator
         return prompt
 
     def answer(self, target: str, row: int) -> str:
         """The answer's text, e.g. " Toy item_1234", from a template's target."""
-        name = str(self.item_index[row])
-        text = target.replace("{dataset}", self.dataset)
-        if "item_{target}" not in text:
-            text = text.replace("{target}", "item_{target}")
-        return " " + text.replace("{target}", name).strip()
+        return self._answer(target, int(row))
+
+    # Bounded: a catalogue's users may be many more than are met again soon.
+
+    @cached_property
+    def _named_user(self) -> Callable[[str, int], tuple[str, User]]:
+        return lru_cache(1 << 16)(lambda lead, row: (f"{lead}{self.user_index[row]}", User(row)))
+
+    @cached_property
+    def _named_item(self) -> Callable[[str, int], tuple[str, Item]]:
+        return lru_cache(1 << 16)(lambda lead, row: (f"{lead}item_{self.item_index[row]}", Item(row)))
+
+    @cached_property
+    def _answer(self) -> Callable[[str, int], str]:
+        def answer(target: str, row: int) -> str:
+            text = target.replace("{dataset}", self.dataset)
+            if "item_{target}" not in text:
+                text = text.replace("{target}", "item_{target}")
+            return " " + text.replace("{target}", str(self.item_index[row])).strip()
+
+        return lru_cache(1 << 16)(answer)
+
+
+_CUT = re.compile(r"(?<=\S)(?= )")
+# The same place within a token: byte-level vocabularies write a blank as \u0120 (tab, line feed, carriage return as
+# \u0109, \u010a, \u010d), SentencePiece as \u2581.
+_SPANS = re.compile("[^ \u0120\u2581\\s\u0109\u010a\u010d][ \u0120\u2581]")
 
 
 @lru_cache(None)
-def _fields(source: str) -> list[tuple[str, str | None]]:
-    from string import Formatter
+def _parts(source: str, dataset: str) -> list[tuple[list[str], str, str | None]]:
+    """A template as texts, what leads up to a field ("user_") and the field, again and again.
 
-    return [(text, field) for text, field, _, _ in Formatter().parse(source)]
+    Words that touch a field are pieces of their own, because the same words come with every value of it.
+    """
+    parts, text = [], ""
+    for literal, field, _, _ in Formatter().parse(source):
+        text += literal + (dataset if field == "dataset" else "")
+        if field in ("user_id", "history"):
+            *texts, lead = _CUT.split(text)
+            parts.append((_ends(texts), lead, field))
+            text = ""
+    return [*parts, (_ends(_CUT.split(text)), "", None)]
+
+
+def _ends(words: list[str]) -> list[str]:
+    """The first word, then the others in one."""
+    return [text for text in (words[0], "".join(words[1:])) if text] if words else []
 
 
 # An index is read in pairs of digits, so that 100 tokens name every item of any catalogue.

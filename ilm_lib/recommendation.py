@@ -42,14 +42,15 @@ class RecommendationTasks:
         """
         users, positions = self.data.train_example(rng.integers(self.data.num_train_examples, size=size))
         seen = {task: select(self.templates, task, "seen") for task in TASKS}
+        kinds, shares = rng.integers(2, size=size).tolist(), rng.random(size).tolist()
         drawn = []
-        for user, position in zip(users.tolist(), positions.tolist()):
-            task = TASKS[rng.integers(2)]
-            template = seen[task][rng.integers(len(seen[task]))]
+        for user, position, kind, share in zip(users.tolist(), positions.tolist(), kinds, shares):
+            task = TASKS[kind]
+            template = seen[task][int(share * len(seen[task]))]
             sequence = self.data.sequence(user)
-            history = sequence[max(0, position - self.history_max):position]
+            *history, target = sequence[max(0, position - self.history_max):position + 1].tolist()
             prompt = self.indexing.render(template.source, user, history if task == "sequential" else ())
-            drawn.append((prompt, self.indexing.answer(template.target, int(sequence[position]))))
+            drawn.append((prompt, self.indexing.answer(template.target, target)))
         return drawn
 
     def training_batches(self, encoder: PromptEncoder, size: int, loss_on: str, seed: int) -> Callable[[int], Batch]:

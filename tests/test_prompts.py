@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from ilm_lib.data.templates import OUR_TEMPLATES
 from ilm_lib.prompts import Indexing, Item, PromptEncoder, User, train_tokenizer
 
 ODD = ["", " ", "a  b\n\tc ", "Amélie – «L'été», 95¢", "攻殻機動隊", "👩‍👩‍👧 ok\u200b!", "e\u0301 vs é", "\x00\x7f", "item_0042",
@@ -38,7 +42,45 @@ def test_a_prompt_of_text_has_exactly_the_ids_of_its_text(encoder, tokenizer, te
     want = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
     for prompt in ([text], list(text)):  # strings are joined before they are tokenized
         ids, slots = encoder.encode(prompt)
-        assert ids == want and slots == []
+        assert ids.tolist() == want and len(slots) == 0
+
+
+PRE_TOKENIZERS = {  # how tokenizers find words, and whether a text may be cut before a blank
+    "gpt2": (pre_tokenizers.ByteLevel(add_prefix_space=False), True),
+    "a word begins with a mark": (pre_tokenizers.Metaspace(prepend_scheme="always"), True),
+    "a text begins with a mark": (pre_tokenizers.Metaspace(prepend_scheme="never"), False),
+    "no words": (pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), False)}
+
+
+@pytest.mark.parametrize("kind", PRE_TOKENIZERS)
+def test_any_tokenizer_gives_the_ids_of_the_whole_text(kind):
+    split, may_cut = PRE_TOKENIZERS[kind]
+    raw = Tokenizer(models.BPE(unk_token="[UNK]"))
+    raw.pre_tokenizer = split
+    if kind == "a text begins with a mark":
+        raw.normalizer = normalizers.Prepend(" ")
+    texts = [t.source.replace("{", " ").replace("}", " ") + " Toy item_13 , item_4 " for t in OUR_TEMPLATES]
+    raw.train_from_iterator(texts * 3, trainers.BpeTrainer(vocab_size=900, special_tokens=["[EOS]", "[UNK]"],
+                                                           initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="[EOS]")
+    encoder = PromptEncoder(tokenizer, 5, 0)
+    assert encoder.cuts == may_cut
+    prompts = [INDEXING.render(t.source, 1, [2, 0, 1] * ("{history}" in t.source)) for t in OUR_TEMPLATES]
+    for prompt in [*prompts, *([text] for text in ODD), *map(list, ODD)]:
+        text = "".join(s for s in prompt if isinstance(s, str))
+        assert encoder.encode(prompt)[0].tolist() == tokenizer(text)["input_ids"]
+
+
+@pytest.mark.parametrize("source", [t.source for t in OUR_TEMPLATES] + [
+    "{history}", "Of {dataset}'s {history}, and then?", "  {user_id}{history} . ", "For user_{user_id} has {history}!"])
+def test_rendered_pieces_are_the_filled_template(encoder, tokenizer, source):
+    history = [2, 0, 0, 1] * ("{history}" in source)
+    prompt = INDEXING.render(source, 0, history)
+    named = " , ".join(f"item_{INDEXING.item_index[i]}" for i in history)
+    text = source.format(dataset="ML1M", user_id=1, history=named)
+    assert "".join(s for s in prompt if isinstance(s, str)) == text
+    bare = PromptEncoder(tokenizer, num_items=5, num_query_tokens=0)
+    assert bare.cuts and bare.encode(prompt)[0].tolist()[1:] == tokenizer(text)["input_ids"]
 
 
 def test_without_query_tokens_the_slots_are_left_out(tokenizer):
@@ -122,7 +164,7 @@ def test_every_index_is_followed_by_its_slot():
 
 
 def test_a_template_without_history_has_the_user_alone():
-    assert INDEXING.render("{dataset} user_{user_id}", 0) == ["", "ML1M", " user_", "1", User(0)]
+    assert INDEXING.render("{dataset} user_{user_id}", 0) == ["ML1M", " user_1", User(0)]
 
 
 @pytest.mark.parametrize("target", ["{dataset} {target}", "{dataset} item_{target}", " {target} "])
