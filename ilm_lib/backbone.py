@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel,
                           PreTrainedTokenizerBase, PreTrainedTokenizerFast)
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from ilm_lib.artifacts import write_json
 from ilm_lib.params import Backbone
+from ilm_lib.prompts import Batch
 from ilm_lib.training import device, fit
 
 
@@ -61,17 +63,51 @@ def pretrain(folder: Path, params: Backbone, tokenizer: PreTrainedTokenizerBase,
     torch.manual_seed(seed)
     model = new_backbone(params, tokenizer, max_length=1024).to(device())
 
-    def loss(m: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
-        b = batch.to(device())
-        return {"lm": m(input_ids=b.input_ids, attention_mask=b.attention_mask, labels=b.labels, use_cache=False).loss}
-
-    history = fit(model, list(model.parameters()), loss, batches, params, seed=seed, state=folder / "state.pt",
-                  label="backbone")
+    history = fit(LanguageModel(model), list(model.parameters()), lambda m, b: {"lm": m(b.to(device()))},
+                  batches, params, seed=seed, state=folder / "state.pt", label="backbone")
     model.cpu().save_pretrained(folder / "backbone")
     tokenizer.save_pretrained(folder / "backbone")
     history.to_parquet(folder / "history.parquet")
     write_json(folder / "backbone.json", {"name": None, "fingerprint": weights_fingerprint(model),
                                           "parameters": sum(p.numel() for p in model.parameters())})
+
+
+class LanguageModel(nn.Module):
+    """A causal LM as a function from a batch to its loss."""
+
+    def __init__(self, llm: PreTrainedModel):
+        super().__init__()
+        self.llm = llm
+
+    def forward(self, batch: Batch) -> Tensor:
+        return read(self.llm, batch, use_cache=False).loss
+
+
+def read(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, **kwargs: Any) -> CausalLMOutputWithPast:
+    """The LLM's output for a batch; `kwargs` go to the LLM.
+
+    Where the batch has labels, `logits` are (L, V) at the places of `batch.scored` alone and `loss` is their mean
+    negative log likelihood (nats). The other hidden states are left out before the output layer: with a large
+    vocabulary it is most of the memory and much of the work.
+
+    Args: embeddings: (B, T, H) in place of those of `batch.input_ids`.
+    """
+    inputs = {"input_ids": batch.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
+    inputs |= batch.reading(llm.get_input_embeddings().weight.dtype)
+    if batch.labels is None:
+        return llm(**inputs, **kwargs)
+
+    def leave_out(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].flatten(0, 1)[batch.scored.to(args[0].device)][None], *args[1:])
+
+    hook = llm.get_output_embeddings().register_forward_pre_hook(leave_out)
+    try:
+        out = llm(**inputs, **kwargs)
+    finally:
+        hook.remove()
+    out.logits = out.logits[0]
+    out.loss = nn.functional.cross_entropy(out.logits.float(), batch.targets.to(out.logits.device))
+    return out
 
 
 def reference(folder: Path, name: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -21,9 +22,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ilm_lib.adapters import ItemEncoder, MLPEncoder, QFormerEncoder
-from ilm_lib.backbone import context_length, freeze, load_backbone, weights_fingerprint
+from ilm_lib.backbone import context_length, freeze, load_backbone, read, weights_fingerprint
 from ilm_lib.decode import Beams, Prefill, beam_search
 from ilm_lib.kernels import Trie, interleave
+from ilm_lib.masks import takes_4d_mask
 from ilm_lib.params import QFormerParams
 from ilm_lib.prompts import Batch, Indexing, Item, Prompt, PromptEncoder, User
 from ilm_lib.qformer import QFormer
@@ -80,7 +82,8 @@ class ILM(nn.Module):
         self.llm, self.encoder, self.tokenizer, self.catalogue = freeze(llm), encoder, tokenizer, catalogue
         self.num_items = num_items
         self.register_buffer("cf", cf, persistent=False)
-        self.prompts = PromptEncoder(tokenizer, num_items, encoder.num_query_tokens if encoder else 0)
+        self.prompts = PromptEncoder(tokenizer, num_items, encoder.num_query_tokens if encoder else 0,
+                                     packs=partial(takes_4d_mask, llm))
         self._trie: Trie | None = None
 
     @property
@@ -104,24 +107,21 @@ class ILM(nn.Module):
         return interleave(text, tokens, batch.slot_row, batch.slot_start, batch.slot_entity)
 
     def forward(self, batch: Batch, **kwargs: Any) -> CausalLMOutputWithPast:
-        """The LLM's output for encoded prompts, with `loss` (mean over labelled tokens, nats) where the
-        batch has labels; `kwargs` go to the LLM.
+        """The LLM's output for encoded prompts (see `backbone.read`: `loss` and the logits of labelled tokens alone
+        where the batch has labels).
 
         A batch without slots goes in as token ids, so its logits are the bare LLM's, bit for bit
         (appendix A of the paper).
         """
-        inputs = {"inputs_embeds": self.embed(batch)} if len(batch.entities) else {"input_ids": batch.input_ids}
-        if batch.labels is not None:
-            inputs["labels"] = batch.labels
-        return self.llm(**inputs, attention_mask=batch.attention_mask, position_ids=batch.position_ids, **kwargs)
+        return read(self.llm, batch, self.embed(batch) if len(batch.entities) else None, **kwargs)
 
     @torch.no_grad()
     def token_nll(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Per row: summed negative log likelihood (nats) and number of labelled tokens, both (B,)."""
-        logits = self(batch, use_cache=False).logits[:, :-1].float()
-        target = batch.labels[:, 1:]
-        nll = nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
-        return nll.sum(1), (target != -100).sum(1)
+        logits = self(batch, use_cache=False).logits.float()
+        nll = nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+        row, zero = batch.scored // batch.labels.shape[1], nll.new_zeros(len(batch.labels))
+        return zero.index_add(0, row, nll), (batch.labels[:, 1:] != -100).sum(1)
 
     def encode(self, prompts: Sequence[Prompt], **kwargs: Any) -> Batch:
         """Prompts to a batch on the model's device; `kwargs` as in `PromptEncoder.batch`."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from dataclasses import dataclass
+from bisect import bisect_left, insort
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain
 from string import Formatter
@@ -21,6 +22,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from ilm_lib.masks import additive
 
 
 @dataclass(frozen=True)
@@ -44,27 +47,57 @@ Prompt = Sequence[Union[str, Item, User]]
 class Batch:
     """Encoded prompts. Slots hold a placeholder id until the model writes item tokens over them.
 
+    A row holds one prompt, or several one after another that do not see each other (packed).
+
     Attributes:
-        input_ids, attention_mask: (B, T). labels: (B, T), -100 where no loss is taken, or None.
+        input_ids: (B, T). segment: (B, T), 0 at padding, else the number of the prompt within its row, from 1.
         slot_row, slot_start: (S,) where each slot begins. slot_entity: (S,) index into `entities`.
         entities: (E,) distinct entity rows: items 0..I-1, then users I..I+U-1.
+        labels: (B, T), -100 where no loss is taken, or None.
+        scored: (L,) places in the flattened (B, T) whose next token has a label, or None.
+        packed: whether a row may hold several prompts.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
-    labels: Tensor | None
+    segment: Tensor
     slot_row: Tensor
     slot_start: Tensor
     slot_entity: Tensor
     entities: Tensor
+    labels: Tensor | None
+    scored: Tensor | None
+    packed: bool
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(**{k: v if v is None else v.to(device) for k, v in self.__dict__.items()})
+        """On a GPU from pinned memory, so that the copy does not hold up whoever asks for it."""
+        gpu = torch.device(device).type == "cuda"
+        move = lambda v: (v.pin_memory() if gpu and not v.is_cuda else v).to(device, non_blocking=gpu)
+        return replace(self, **{k: move(v) for k, v in self.__dict__.items() if isinstance(v, Tensor)})
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """(B, T), 1 at tokens and slots, 0 at padding."""
+        return (self.segment > 0).long()
 
     @property
     def position_ids(self) -> Tensor:
-        """(B, T) positions that count real tokens only, so that left padding changes nothing."""
-        return (self.attention_mask.cumsum(1) - 1).clamp_min(0)
+        """(B, T) positions that count from the start of the prompt, so that neither padding nor neighbours matter."""
+        place = torch.arange(self.segment.shape[1], device=self.segment.device).expand_as(self.segment)
+        new = torch.nn.functional.pad(self.segment[:, 1:] != self.segment[:, :-1], (1, 0))
+        return place - (place * new).cummax(1).values
+
+    @property
+    def targets(self) -> Tensor:
+        """(L,) the tokens that follow the places of `scored`."""
+        return self.labels.flatten()[self.scored + 1]
+
+    def reading(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """What the LLM must know besides the tokens: positions and the attention mask, (B, T) or, where rows are
+        packed, (B, 1, T, T)."""
+        if not self.packed:
+            return {"attention_mask": self.attention_mask, "position_ids": self.position_ids}
+        same = self.segment[:, :, None] == self.segment[:, None, :]
+        return {"attention_mask": additive(same.tril()[:, None], dtype), "position_ids": self.position_ids}
 
 
 class PromptEncoder:
@@ -74,16 +107,19 @@ class PromptEncoder:
         tokenizer: any Hugging Face tokenizer with an end-of-sequence token.
         num_items: I, so that users can follow items in one entity table.
         num_query_tokens: N, positions a slot takes. 0: slots are left out (text-only methods).
+        packs: whether the LLM reads packed rows of a length (`masks.takes_4d_mask`); our own does.
 
     A prompt without slots gives exactly the ids the tokenizer gives for its text, after the
     beginning-of-sequence token where there is one. Adjacent strings count as one text; it is tokenized in
     pieces, whose ids are kept, where that changes nothing (see `cuts`).
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, num_items: int, num_query_tokens: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, num_items: int, num_query_tokens: int,
+                 packs: Callable[[int], bool] = lambda length: True):
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
         self.tokenizer, self.num_items, self.num_query_tokens = tokenizer, num_items, num_query_tokens
+        self.packs = packs
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self._slot = array("q", [self.pad_id] * num_query_tokens)
@@ -138,14 +174,15 @@ class PromptEncoder:
 
     def batch(
         self, prompts: Sequence[Prompt], answers: Sequence[str] | None = None, *,
-        side: str = "right", loss_on: str = "target", max_length: int | None = None,
+        side: str = "right", pack: bool = False, loss_on: str = "target", max_length: int | None = None,
     ) -> Batch:
         """Encode prompts, with answers for training.
 
         Args:
             side: padding side; "left" for generation.
+            pack: several prompts may share a row that is no longer than the longest prompt, if the LLM can read it.
             loss_on: "target" takes the loss on the answer, "text" on every text token (never on
-                slots, whose inputs are not tokens).
+                slots, whose inputs are not tokens, nor on first tokens, which nothing comes before).
             max_length: refuse longer rows (the LLM's context).
 
         Raises:
@@ -153,28 +190,37 @@ class PromptEncoder:
         """
         ids, slots = zip(*map(self.encode, prompts))
         closing = list(map(self.answer_ids, answers)) if answers is not None else [array("q")] * len(ids)
-        begin = np.array(list(map(len, ids)))  # (B,) where the answers begin
+        begin = np.array(list(map(len, ids)))  # (P,) where the answers begin
         length = begin + np.array(list(map(len, closing)))
         width = int(length.max())
         if max_length is not None and width > max_length:
             raise ValueError(f"a prompt is {width} tokens long and the LLM reads {max_length}: "
                              "shorten data.history_max or use fewer query tokens")
-        shift = width - length if side == "left" else np.zeros_like(length)
-        row = np.repeat(np.arange(len(ids)), [len(s) // 2 for s in slots])
-        start, entity = _joined(slots).reshape(-1, 2).T
-        start = start + shift[row]
+        pack = pack and self.packs(width)
+        if pack:
+            row, offset, number = best_fit(length, width)
+        else:
+            row, number = np.arange(len(ids)), np.ones(len(ids), dtype=np.int64)
+            offset = width - length if side == "left" else np.zeros_like(length)
 
-        place = np.arange(width) - shift[:, None]  # (B, width), counted from the first token
-        mask = (place >= 0) & (place < length[:, None])
-        input_ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
-        input_ids[mask] = _joined(chain.from_iterable(zip(ids, closing)))
-        labels = np.where(mask if loss_on == "text" else mask & (place >= begin[:, None]), input_ids, -100)
-        labels[row[:, None], start[:, None] + np.arange(self.num_query_tokens)] = -100
+        first = np.cumsum(length) - length  # (P,) among all tokens, one prompt after another
+        inside = np.arange(length.sum()) - np.repeat(first, length)
+        place = np.repeat(row * width + offset, length) + inside  # of every token in the flattened (B, T)
+        tokens = _joined(chain.from_iterable(zip(ids, closing)))
+        of = np.repeat(np.arange(len(ids)), [len(s) // 2 for s in slots])  # (S,) the prompt of a slot
+        start, entity = _joined(slots).reshape(-1, 2).T
         entities, inverse = np.unique(entity, return_inverse=True)
-        return Batch(
-            torch.from_numpy(input_ids), torch.from_numpy(mask.astype(np.int64)),
-            torch.from_numpy(labels) if answers is not None else None,
-            *(torch.from_numpy(np.ascontiguousarray(a)) for a in (row, start, inverse, entities)))
+
+        labelled = inside > 0 if loss_on == "text" else inside >= np.repeat(np.maximum(begin, 1), length)
+        labelled[(first[of] + start)[:, None] + np.arange(self.num_query_tokens)] = False
+        input_ids, labels, segment = np.full((3, (int(row.max()) + 1) * width), [[self.pad_id], [-100], [0]])
+        input_ids[place], segment[place] = tokens, np.repeat(number, length)
+        labels[place[labelled]] = tokens[labelled]
+        tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a))
+        grid = lambda a: torch.from_numpy(a).view(-1, width)
+        scored = (grid(labels), tensor(np.sort(place[labelled]) - 1)) if answers is not None else (None, None)
+        return Batch(grid(input_ids), grid(segment), tensor(row[of]), tensor(start + offset[of]), tensor(inverse),
+                     tensor(entities), *scored, packed=pack)
 
     def _entity(self, slot: Item | User) -> int:
         if isinstance(slot, Item):
@@ -191,6 +237,26 @@ class PromptEncoder:
 def _joined(arrays: Iterable[array]) -> np.ndarray:
     """Arrays of int64 end to end."""
     return np.frombuffer(b"".join(arrays), dtype=np.int64)
+
+
+def best_fit(length: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lay prompts into rows of `width`, the longest first, each where it leaves the least room.
+
+    Returns: (P,) row, offset in the row, and number within the row (from 1) of every prompt.
+    """
+    row, offset, number = np.zeros((3, len(length)), dtype=np.int64)
+    rooms: list[tuple[int, int, int]] = []  # (what is left, row, prompts in it), sorted
+    rows = 0
+    for prompt in np.argsort(-length, kind="stable").tolist():
+        needed = int(length[prompt])
+        fits = bisect_left(rooms, (needed,))
+        if fits == len(rooms):
+            left, at, count, rows = width, rows, 0, rows + 1
+        else:
+            left, at, count = rooms.pop(fits)
+        row[prompt], offset[prompt], number[prompt] = at, width - left, count + 1
+        insort(rooms, (left - needed, at, count + 1))
+    return row, offset, number
 
 
 @dataclass(frozen=True)

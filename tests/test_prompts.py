@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ilm_lib.data.templates import OUR_TEMPLATES
-from ilm_lib.prompts import Indexing, Item, PromptEncoder, User, train_tokenizer
+from ilm_lib.prompts import Indexing, Item, PromptEncoder, User, best_fit, train_tokenizer
 
 ODD = ["", " ", "a  b\n\tc ", "Amélie – «L'été», 95¢", "攻殻機動隊", "👩‍👩‍👧 ok\u200b!", "e\u0301 vs é", "\x00\x7f", "item_0042",
        "[ PAD ]", "١٢٣ 3.14159 ½", "don't_stop__now", "\u2028\u00a0x"]
@@ -127,7 +127,64 @@ def test_labels_are_the_answer_or_all_text_but_never_slots(encoder, tokenizer, s
         slots = torch.zeros_like(mask)
         for start in text.slot_start[text.slot_row == b]:
             slots[start:start + 3] = True
+        slots[mask.int().argmax()] = True  # nothing comes before the first token
         assert torch.equal(text.labels[b], text.input_ids[b].masked_fill(~mask | slots, -100))
+
+
+@pytest.mark.parametrize("on", ["target", "text"])
+def test_packed_rows_hold_the_same_prompts(encoder, on):
+    prompts = [*PROMPTS, [Item(3)], ["yes"], ["a b c d e f g h"], [Item(1), " and ", Item(1)]]
+    answers = [" item_301", " item_4", " yes", "", " no", " item_99 .", " item_4"]
+    plain, packed = (encoder.batch(prompts, answers, loss_on=on, pack=p) for p in (False, True))
+    assert packed.packed and not plain.packed and len(packed.segment) < len(plain.segment)
+    assert packed.segment.shape[1] == plain.segment.shape[1]
+
+    def held(batch):
+        """Every prompt's ids, labels and positions, and its slots as (entity, start in the prompt)."""
+        found = []
+        for b, numbers in enumerate(batch.segment):
+            for n in set(numbers.tolist()) - {0}:
+                here = numbers == n
+                at = here.nonzero().flatten().tolist()
+                assert at == list(range(at[0], at[-1] + 1))
+                slots = [(int(batch.entities[e]), int(s) - at[0]) for r, s, e in
+                         zip(batch.slot_row, batch.slot_start, batch.slot_entity) if int(r) == b and int(s) in at]
+                found.append((batch.input_ids[b, here].tolist(), batch.labels[b, here].tolist(),
+                              batch.position_ids[b, here].tolist(), slots))
+        return sorted(found)
+
+    assert held(packed) == held(plain)
+    for batch in (packed, plain):
+        after = batch.labels.flatten()[1:]
+        assert batch.scored.tolist() == (after != -100).nonzero().flatten().tolist()
+
+
+def test_a_packed_prompt_sees_itself_alone(encoder):
+    batch = encoder.batch([["a b c d"], ["e"], ["f g"]], pack=True)
+    see = batch.reading(torch.float32)["attention_mask"][:, 0] == 0
+    for row, numbers in zip(see, batch.segment.tolist()):
+        wanted = [[(a == b and j <= i) for j, b in enumerate(numbers)] for i, a in enumerate(numbers)]
+        assert row.tolist() == wanted
+    assert max(map(max, batch.segment.tolist())) > 1
+
+
+def test_rows_the_llm_cannot_read_are_not_packed(tokenizer):
+    encoder = PromptEncoder(tokenizer, 5, 3, packs=lambda length: length <= 6)
+    assert encoder.batch([["a"], ["b"], ["c d"]], pack=True).packed
+    long = encoder.batch([["a"], ["b"], [Item(1), Item(2), " c d"]], pack=True)
+    assert not long.packed and len(long.segment) == 3
+
+
+@pytest.mark.parametrize("lengths", [[5], [3, 3, 3], [9, 1, 8, 2, 7, 3, 6, 4, 5, 5], list(range(1, 40))])
+def test_best_fit_lays_every_prompt_once(lengths):
+    lengths = np.array(lengths)
+    row, offset, number = best_fit(lengths, max(lengths))
+    taken = np.zeros((row.max() + 1, max(lengths)), dtype=int)
+    for r, o, n, length in sorted(zip(row, offset, number, lengths), key=lambda p: p[2]):
+        assert (taken[r, o:o + length] == 0).all() and (n == 1 or taken[r, o - 1] == n - 1)
+        taken[r, o:o + length] = n
+    assert (taken > 0).sum() == lengths.sum() and taken[:, 0].all()
+    assert len(taken) <= np.ceil(lengths.sum() / max(lengths)) * 11 / 9 + 1
 
 
 def test_too_long_a_prompt_is_refused_with_its_length(encoder):
