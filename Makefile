@@ -1,5 +1,6 @@
 # make study [PROFILE=toy] [SEEDS=1]   run the study, write reports/<profile>/index.html
 # make test                            run the tests
+# make bench                           measure speed, write reports/speed/index.html
 # make lab                             open the notebooks in JupyterLab
 # make clean                           remove runs/ and the environment
 SHELL := /bin/bash
@@ -12,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE := 1
 
-.PHONY: study test lab clean
+.PHONY: study test bench lab clean
 .DEFAULT_GOAL := study
 
 .venv/.installed: requirements.lock pyproject.toml
@@ -32,6 +33,11 @@ study: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest
 	@echo "✓ done: all tests above; 'make study' runs the study"
+
+bench: .venv/.installed
+	$(BIN)/python -m bench
+	$(BIN)/python -m ilm_lib.report speed
+	@echo "✓ done: open $${ILM_REPORTS_DIR:-reports}/speed/index.html"
 
 lab: .venv/.installed
 	$(BIN)/jupyter lab notebooks

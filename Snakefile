@@ -28,6 +28,7 @@ def papermill(notebook, job, options="-p seed {wildcards.seed}"):
     return (f"echo '  ▶ {job}' >&2; "
             "if [ -e /proc/$$/fd/2 ]; then progress=/proc/$$/fd/2; else progress=/dev/tty; fi; "
             f"ILM_PROGRESS=$progress ILM_JOB='{job}' OMP_NUM_THREADS={{threads}} PYTHONWARNINGS=ignore "
+            f"PYTHONPATH={workflow.basedir} "
             f"PYDEVD_DISABLE_FILE_VALIDATION=1 {sys.executable} -m papermill notebooks/{notebook}.ipynb {{output}} "
             f"-k python3 -f {{input.params}} {options} --no-progress-bar --log-level WARNING "
             "2> >(grep -v IPKernelApp >&2)")

@@ -323,6 +323,32 @@ def plot_elm_tasks(
     return fig
 
 
+@_styled
+def plot_speed(rows: pd.DataFrame, title: str = "Speed against the usual way, and the target") -> Figure:
+    """How many times better ours is, a line a case; a tick marks the target.
+
+    Takes rows of reports/speed/results.csv (columns case, ratio, target, device).
+    """
+    devices = sorted(rows["device"].unique())
+    cases = sorted(rows["case"].unique(), reverse=True)
+    fig, ax = plt.subplots(figsize=(8.2, 0.9 + 0.46 * len(cases)))
+    for i, device in enumerate(devices):
+        part = rows[rows["device"] == device]
+        y = part["case"].map(cases.index) + 0.16 * (i - (len(devices) - 1) / 2)
+        ax.hlines(y, 1, part["ratio"], color=_SERIES[i], lw=1.5, alpha=0.5)
+        ax.plot(part["ratio"], y, "o", color=_SERIES[i], label=device, ms=7)
+        ax.plot(part["target"], y, "|", color="black", ms=13, mew=2, label="target" if i == 0 else None)
+        for x, at in zip(part["ratio"], y):
+            ax.annotate(f"{x:.3g}", (x, at), xytext=(7, 0), textcoords="offset points", va="center", fontsize=9)
+    ax.set_xscale("log")
+    _plain_log(ax.xaxis)
+    ax.set_xlim(right=rows["ratio"].max() * 2)
+    ax.set_yticks(range(len(cases)), cases)
+    ax.set(xlabel="Times better (log scale)", title=title)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32 - 0.4 / len(cases)), ncols=len(devices) + 1, frameon=False)
+    return fig
+
+
 def order_tasks(tasks: Iterable[str]) -> list[str]:
     """Distinct tasks, those of Table 1 in its order, then others as they come, "all" at the end."""
     seen = list(dict.fromkeys(tasks))

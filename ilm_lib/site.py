@@ -1,7 +1,7 @@
 """Pieces of HTML: tables, executed notebooks as pages, the frame of the report's first page.
 
-All of it is self-contained: no script, style sheet or font is fetched from anywhere, so a
-report opened from a disk or an archive years later still looks the same.
+A report is self-contained: no script, style sheet or font is fetched from elsewhere, so one
+opened from a disk or an archive years later still looks the same.
 """
 
 from __future__ import annotations
@@ -164,6 +164,19 @@ def without_network(html: str) -> str:
     html = re.sub(r"<link\b[^>]*\bhref\s*=\s*[\"']?\s*(?:https?:)?//[^>]*>", "", html, flags=re.I)
     html = re.sub(r"<script type=\"text/x-mathjax-config\">.*?</script>", "", html, flags=re.S)
     return re.sub(r"<script type=\"module\">(?:(?!</script>).)*mermaid.*?</script>", "", html, flags=re.S)
+
+
+def shared_style(html: str, name: str = "notebook.css") -> tuple[str, str]:
+    """A page with a link in place of its long style sheets, and those: they are the same for every notebook."""
+    sheets: list[str] = []
+
+    def link(match: re.Match) -> str:
+        if len(match[1]) < 5000:
+            return match[0]
+        sheets.append(match[1])
+        return f'<link rel="stylesheet" href="{name}">' if len(sheets) == 1 else ""
+
+    return re.sub(r"<style[^>]*>(.*?)</style>", link, html, flags=re.S), "\n".join(sheets)
 
 
 def notebook_page(path: Path) -> tuple[str, str]:
