@@ -98,7 +98,7 @@ def read(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, *
         return llm(**inputs, **kwargs)
 
     def leave_out(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0].flatten(0, 1)[batch.scored.to(args[0].device)][None], *args[1:])
+        return (args[0].flatten(0, 1).index_select(0, batch.scored.to(args[0].device))[None], *args[1:])
 
     hook = llm.get_output_embeddings().register_forward_pre_hook(leave_out)
     try:

@@ -4,6 +4,7 @@ only as collaborative filtering embeddings."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from ilm_lib.model import ILM
 from ilm_lib.phase1 import Pairs
 from ilm_lib.progress import progress
 from ilm_lib.prompts import Batch, Item, Prompt, PromptEncoder
-from ilm_lib.training import bucketed
+from ilm_lib.training import drawn_batches
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ElmTasks:
         def draw(rng: np.random.Generator, count: int) -> list[tuple[Prompt, str]]:
             return [(self.prompt(rows[i]), " " + rows[i].target) for i in rng.integers(len(rows), size=count)]
 
-        return bucketed(draw, lambda drawn: encoder.batch(*zip(*drawn)), lambda row: len(row[1]), size, seed)
+        return drawn_batches(draw, partial(encoder.batch, pack=True), size, seed)
 
     def pretraining_batches(self, encoder: PromptEncoder, size: int, seed: int) -> Callable[[int], Batch]:
         """Text-only batches for a backbone from scratch: films described in words, loss on all text.
@@ -70,8 +71,7 @@ class ElmTasks:
             return [(_fill(r.prompt, film_card(self.films[r.item], rng), film_card(self.films[r.other], rng)),
                      " " + r.target) for r in chosen]
 
-        return bucketed(draw, lambda drawn: encoder.batch(*zip(*drawn), loss_on="text"),
-                        lambda row: sum(map(len, row[0])) + len(row[1]), size, seed)
+        return drawn_batches(draw, partial(encoder.batch, loss_on="text", pack=True), size, seed)
 
     def corpus(self) -> list[str]:
         """All training text, for the tokenizers."""

@@ -54,13 +54,14 @@ def takes_4d_mask(llm: PreTrainedModel, length: int) -> bool:
 
 
 def _window(llm: PreTrainedModel) -> float:
-    """Positions that every layer of the model can look back over."""
+    """Positions that every layer of the model can look back over, in a row that its tables of positions cover."""
     config = llm.config.get_text_config()
+    context = getattr(config, "max_position_embeddings", None) or float("inf")
     kinds = set(getattr(config, "layer_types", None) or getattr(config, "attention_layers", None) or ["unknown"])
     if kinds <= {"full_attention", "global"}:
-        return float("inf")
+        return context
     windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
-    return min([w for w in windows if isinstance(w, int)], default=float("inf"))
+    return min([context, *(w for w in windows if isinstance(w, int))])
 
 
 @torch.no_grad()

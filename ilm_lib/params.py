@@ -37,6 +37,7 @@ class Optim(Section):
 
     steps: PositiveInt
     batch_size: BatchSize = 32
+    accumulate: PositiveInt = Field(1, description="batches per step, where one of them is all that fits the memory")
     lr: PositiveFloat = 5e-4
     schedule: Literal["linear", "cosine"] = "linear"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")

@@ -87,6 +87,11 @@ class Batch:
         return place - (place * new).cummax(1).values
 
     @property
+    def weight(self) -> int:
+        """Labelled tokens: the share of this batch in a step of several."""
+        return len(self.scored)
+
+    @property
     def targets(self) -> Tensor:
         """(L,) the tokens that follow the places of `scored`."""
         return self.labels.flatten()[self.scored + 1]
@@ -180,7 +185,7 @@ class PromptEncoder:
 
         Args:
             side: padding side; "left" for generation.
-            pack: several prompts may share a row that is no longer than the longest prompt, if the LLM can read it.
+            pack: prompts share rows if the LLM reads such rows (see `pack_rows`); else every prompt has its own.
             loss_on: "target" takes the loss on the answer, "text" on every text token (never on
                 slots, whose inputs are not tokens, nor on first tokens, which nothing comes before).
             max_length: refuse longer rows (the LLM's context).
@@ -198,7 +203,7 @@ class PromptEncoder:
                              "shorten data.history_max or use fewer query tokens")
         pack = pack and self.packs(width)
         if pack:
-            row, offset, number = best_fit(length, width)
+            row, offset, number, width = pack_rows(length, self.packs)
         else:
             row, number = np.arange(len(ids)), np.ones(len(ids), dtype=np.int64)
             offset = width - length if side == "left" else np.zeros_like(length)
@@ -257,6 +262,20 @@ def best_fit(length: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np
         row[prompt], offset[prompt], number[prompt] = at, width - left, count + 1
         insort(rooms, (left - needed, at, count + 1))
     return row, offset, number
+
+
+def pack_rows(length: np.ndarray, packs: Callable[[int], bool]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """`best_fit` in rows as wide as the longest prompt or up to a quarter wider, whichever leaves least empty.
+
+    Prompts of like length, which fill rows badly, often fill slightly wider ones well; much wider rows would have
+    every token pay for attention to prompts that it does not see.
+
+    Args: length: (P,) of the prompts. packs: whether rows of a width may be packed.
+    """
+    longest = int(length.max())
+    widths = [longest, *filter(packs, sorted({longest + longest * share // 32 for share in range(1, 9)} - {longest}))]
+    laid = [(*best_fit(length, width), width) for width in widths]
+    return min(laid, key=lambda found: (found[0].max() + 1) * found[3])
 
 
 @dataclass(frozen=True)

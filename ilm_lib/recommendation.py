@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from ilm_lib.metrics import ranking_metrics
 from ilm_lib.model import ILM, Catalogue
 from ilm_lib.progress import progress
 from ilm_lib.prompts import Batch, Indexing, Prompt, PromptEncoder
-from ilm_lib.training import bucketed
+from ilm_lib.training import drawn_batches
 
 TASKS = ("sequential", "straightforward")
 _ITEM = re.compile(r".*item_(\d+)$", re.DOTALL)  # section 4.2; outputs that do not match are invalid
@@ -55,8 +56,7 @@ class RecommendationTasks:
 
     def training_batches(self, encoder: PromptEncoder, size: int, loss_on: str, seed: int) -> Callable[[int], Batch]:
         """Batches for `training.fit`."""
-        return bucketed(self.draw, lambda rows: encoder.batch(*zip(*rows), loss_on=loss_on),
-                        lambda row: len(row[0]), size, seed)
+        return drawn_batches(self.draw, partial(encoder.batch, loss_on=loss_on, pack=True), size, seed)
 
     def evaluation_prompts(self, task: str, prompt: str, split: str, users: np.ndarray) -> list[Prompt]:
         """One prompt a user: the first seen template, or the held-out one (design, reading 5)."""

@@ -39,6 +39,11 @@ def test_rows_beyond_a_sliding_window_are_refused(new_llm):
     assert takes_4d_mask(llm, 6) and not takes_4d_mask(llm, 7)
 
 
+def test_rows_beyond_the_context_are_refused(new_llm):
+    llm = new_llm("gpt2", 40)
+    assert takes_4d_mask(llm, 512) and not takes_4d_mask(llm, 513)
+
+
 def test_position_biases_built_from_the_usual_mask_are_refused(new_llm):
     assert not takes_4d_mask(new_llm("bloom", 40), 4)
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from ilm_lib import objectives as o
 from ilm_lib.params import Optim
-from ilm_lib.training import bucketed, fit, schedule, use_bfloat16
+from ilm_lib.training import drawn_batches, fit, schedule, use_bfloat16
 
 
 class Interrupted(Exception):
@@ -150,33 +150,49 @@ def test_precision_is_resolved():
     assert use_bfloat16("bfloat16") and not use_bfloat16("float32") and use_bfloat16("auto") in (True, False)
 
 
-def drawn(rng, size):
-    """Examples (number, length), as a history task gives them."""
-    return [(int(n), 1 + int(n) % 20) for n in rng.integers(10**9, size=size)]
+def test_a_batch_is_a_function_of_its_number_alone():
+    draw = lambda rng, size: [(int(n), str(n)) for n in rng.integers(10**9, size=size)]
+    forward, backward = (drawn_batches(draw, lambda *columns: columns, 4, seed=1) for _ in range(2))
+    first = [forward(n) for n in range(20)]
+    assert [backward(n) for n in reversed(range(20))] == first[::-1] and forward(3) == first[3]
+    assert len({numbers for numbers, _ in first}) == 20 and all(len(numbers) == 4 for numbers, _ in first)
+    assert drawn_batches(draw, lambda *columns: columns, 4, seed=2)(3) != first[3]
 
 
-def test_a_window_deals_out_all_its_examples_once():
-    batch = bucketed(drawn, list, lambda x: x[1], size=16, seed=3)
-    for window in (0, 5):
-        wanted = drawn(np.random.default_rng([3, window]), 16 * 8)
-        dealt = [batch(step) for step in range(8 * window, 8 * window + 8)]
-        assert all(len(b) == 16 for b in dealt)
-        assert sorted(x for b in dealt for x in b) == sorted(wanted)
+class Part(list):
+    """Rows of a batch, weighted by how many they are."""
+
+    @property
+    def weight(self):
+        return len(self)
 
 
-def test_buckets_hold_little_padding_and_come_in_mixed_order():
-    batch = bucketed(drawn, lambda rows: [x[1] for x in rows], lambda x: x[1], size=32, seed=0)
-    lengths = [batch(step) for step in range(32)]
-    waste = lambda rows: 1 - sum(map(sum, rows)) / sum(len(b) * max(b) for b in rows)
-    plain = np.reshape([x[1] for x in drawn(np.random.default_rng(0), 32 * 32)], (32, 32)).tolist()
-    assert waste(lengths) < 0.12 < 0.4 < waste(plain)
-    orders = {tuple(np.argsort([sum(b) for b in lengths[i:i + 8]])) for i in range(0, 32, 8)}
-    assert len(orders) == 4  # short batches do not always come first
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_several_batches_a_step_are_one_large_batch(tmp_path, optimizer):
+    data = torch.randn(20, 9, 4, generator=torch.Generator().manual_seed(0))
+    cuts = (slice(0, 2), slice(2, 7), slice(7, 9))  # of unequal weight
+    target = torch.tensor([1.0, -2.0, 0.5, 3.0])
 
+    def train(accumulate, batches, **kwargs):
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        loss = lambda m, rows: {"mse": (m(torch.stack(rows)).squeeze(1) - torch.stack(rows) @ target).square().mean()}
+        history = fit(model, list(model.parameters()), loss, batches,
+                      Optim(steps=20, lr=0.01, optimizer=optimizer, accumulate=accumulate), seed=0, **kwargs)
+        return [p.detach() for p in model.parameters()], history
 
-def test_a_batch_is_a_function_of_the_step_alone():
-    forward, backward = (bucketed(drawn, list, lambda x: x[1], size=4, seed=1) for _ in range(2))
-    first = [forward(step) for step in range(20)]
-    assert [backward(step) for step in reversed(range(20))] == first[::-1]
-    assert forward(3) == first[3]
-    assert bucketed(drawn, list, lambda x: x[1], size=4, seed=2)(3) != first[3]
+    large, log = train(1, lambda n: Part(data[n]))
+    small, parts_log = train(3, lambda n: Part(data[n // 3][cuts[n % 3]]))
+    for a, b in zip(large, small):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    assert parts_log.value.tolist() == pytest.approx(log.value.tolist(), abs=1e-5)
+
+    def stopping(n):
+        if n == 3 * 11:
+            raise Interrupted
+        return Part(data[n // 3][cuts[n % 3]])
+
+    kwargs = dict(state=tmp_path / "state.pt", eval_every=5)
+    with pytest.raises(Interrupted):
+        train(3, stopping, **kwargs)
+    assert equal(train(3, lambda n: Part(data[n // 3][cuts[n % 3]]), **kwargs)[0], small)
