@@ -1,0 +1,105 @@
+"""Training (f) and its prompts (g), on the real MovieLens-1M where it is there.
+
+f: real tokens a second of whole `fit` steps, drawing and padding included, against forward and backward of the
+same model alone on a dense batch. g: prompts a second of one core, drawn, rendered, tokenized and collated.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from bench.harness import REPEATS, Row, at_least, at_most, in_turn
+from ilm_lib.backbone import LanguageModel, new_backbone
+from ilm_lib.data import load_openp5
+from ilm_lib.data.templates import load_templates
+from ilm_lib.params import Backbone
+from ilm_lib.prompts import Indexing, PromptEncoder, train_tokenizer
+from ilm_lib.recommendation import RecommendationTasks
+from ilm_lib.training import device, fit, use_bfloat16
+
+PROMPTS, STEPS = 64, 3  # a batch; steps a measurement
+
+
+def run() -> list[Row]:
+    """Rows of f and g, and of the padding in a batch."""
+    folder = Path(os.environ.get("ILM_DATA_DIR") or Path(__file__).resolve().parents[2] / "shared" / "data") / "openp5"
+    if not (folder / "ML1M").is_dir():
+        print(f"f, g skipped: no {folder / 'ML1M'}; ILM_DATA_DIR names the folder of the datasets")
+        return []
+    data = load_openp5(folder / "ML1M")
+    indexing = Indexing("ML1M", data.user_index, data.item_index)
+    tasks = RecommendationTasks(data, load_templates(folder / "prompt.txt"), indexing, history_max=20)
+    texts = ["".join(s for s in prompt if isinstance(s, str)) + answer
+             for prompt, answer in tasks.draw(np.random.default_rng(0), 4000)]
+    tokenizer = train_tokenizer(texts, 1000)
+    rows = [throughput(tasks, tokenizer)]
+    for tokens in (0, 8):
+        rows += [padding(tasks, tokenizer, tokens), prompt_rate(tasks, tokenizer, tokens)]
+    return rows
+
+
+def throughput(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase) -> Row:
+    """Tokens a second of training steps; theirs reads rows of our width, as many as hold our real tokens."""
+    params = Backbone(steps=STEPS, batch_size=PROMPTS, layers=4, width=256, heads=4, vocab=1000, optimizer="adamw",
+                      precision="auto")
+    torch.manual_seed(0)
+    llm = new_backbone(params, tokenizer, max_length=1024).to(device())
+    model, batches = LanguageModel(llm), tasks.training_batches(PromptEncoder(tokenizer, tasks.data.num_items, 0), PROMPTS,
+                                                                "text", seed=0)
+    seen = [batches(n) for n in range(STEPS)]
+    tokens = sum(int((b.segment > 0).sum()) for b in seen)
+    width = round(statistics.mean(b.segment.shape[1] for b in seen))
+    dense = torch.randint(len(tokenizer), (round(tokens / STEPS / width), width), device=device())
+
+    def ours() -> None:
+        fit(model, list(model.parameters()), lambda m, b: {"lm": m(b.to(device()))}, batches, params, seed=0)
+
+    def theirs() -> None:
+        for _ in range(STEPS):
+            with torch.autocast(device(), torch.bfloat16, enabled=use_bfloat16("auto")):
+                loss = llm(input_ids=dense, labels=dense, use_cache=False).loss
+            loss.backward()
+            llm.zero_grad(set_to_none=True)
+
+    spent, bare = in_turn(ours, theirs)
+    a, b = 1e3 * tokens / spent, 1e3 * STEPS * dense.numel() / bare
+    return Row("f training, 4 layers x 256, 64 prompts a batch", a, b, "tokens/s", a / b, 0.85)
+
+
+def padding(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase, query_tokens: int) -> Row:
+    """Share of the positions of packed batches that hold no token."""
+    batches = tasks.training_batches(PromptEncoder(tokenizer, tasks.data.num_items, query_tokens), 32, "text", seed=0)
+    held = torch.cat([batches(n).segment.flatten() > 0 for n in range(50)])
+    return at_most(f"f padding, 32 prompts a batch, {query_tokens} query tokens", 100 * (1 - float(held.float().mean())),
+                   10, "%", main=False)
+
+
+def prompt_rate(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase, query_tokens: int) -> Row:
+    """By the time of the core, not of the clock on the wall: others may be at work on it. Pieces are kept by then."""
+    encoder, step = PromptEncoder(tokenizer, tasks.data.num_items, query_tokens), count()
+
+    def build(batches: int) -> None:
+        for _ in range(batches):
+            encoder.batch(*zip(*tasks.draw(np.random.default_rng(next(step)), 256)), loss_on="text")
+
+    build(100)
+    rates = []
+    for _ in range(REPEATS):
+        started = time.process_time()
+        build(16)
+        rates.append(16 * 256 / (time.process_time() - started))
+    return at_least(f"g prompts, ML1M, 20 history items, both tasks, {query_tokens} query tokens",
+                    statistics.median(rates), 20_000, "prompts/s")
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(f"{row.case}: {row.ours:.4g} / {row.theirs:.4g} {row.unit}, {row.ratio:.3f} (target {row.target})")
