@@ -33,10 +33,12 @@ def test_text_alone_goes_through_the_bare_llm_bit_for_bit(new_ilm, encoder, kind
     assert ilm.generate(prompt, max_new_tokens=8) == ilm.tokenizer.decode(new[0, len(ids):], skip_special_tokens=True).strip()
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("encoder", ["mlp", "qformer"])
-def test_every_item_is_encoded_once(new_ilm, encoder):
+def test_every_item_is_encoded_once(new_ilm, encoder, side):
     ilm = new_ilm(encoder)
-    batch = ilm.encode(MIXED, answers=ANSWERS)
+    batch = ilm.encode(MIXED, answers=ANSWERS, side=side)
+    assert not batch.attention_mask.all() and int(batch.attention_mask[1, 0]) == (side == "right")
     seen = []
     handle = ilm.encoder.register_forward_hook(lambda module, args, out: seen.append(len(args[0])))
     once = ilm.embed(batch)
@@ -56,6 +58,7 @@ def test_every_item_is_encoded_once(new_ilm, encoder):
                              position_ids=batch.position_ids).loss
     grads = [torch.autograd.grad(call(x), trained) for x in (once, slot)]
     torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
+    assert all(g.abs().max() > 0 for g in grads[0])
 
 
 def test_users_follow_items_in_the_embeddings(new_ilm):
