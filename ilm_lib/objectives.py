@@ -56,9 +56,12 @@ def interaction_loss(a: Tensor, b: Tensor, ids_a: Tensor, ids_b: Tensor, tempera
     return contrastive_loss(pair_similarity(a, b, selection), temperature, ids_a, ids_b)
 
 
-def itg_loss(logits: Tensor, ids: Tensor, pad_id: int) -> Tensor:
-    """Item-grounded text generation: mean cross entropy per text token, (B, L, V) against (B, L)."""
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=pad_id)
+def itg_loss(logits: Tensor, target: Tensor, pad_id: int) -> Tensor:
+    """Item-grounded text generation: mean cross entropy per text token that is no padding.
+
+    Args: logits: (..., V). target: the tokens that come next, in the same order.
+    """
+    return F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=pad_id)
 
 
 def hard_negatives(similarity: Tensor, items: Tensor, temperature: float, generator: torch.Generator | None = None,
@@ -66,12 +69,16 @@ def hard_negatives(similarity: Tensor, items: Tensor, temperature: float, genera
     """One negative text for every item and one negative item for every text, drawn by similarity.
 
     BLIP-2's rule, as two batched draws. Returns two (B,) index tensors.
+
+    The first of B exponential clocks to ring, as in `torch.multinomial`, whose check of its input would make the
+    host wait for the device.
     """
     same = items[:, None] == items[None]
     logits = similarity.detach().float() / temperature
     # Not -inf: where all rows of the batch are one item, any of them has to do.
-    draw = lambda x: torch.multinomial(x.masked_fill(same, -1e4).softmax(1), 1, generator=generator)[:, 0]
-    return draw(logits), draw(logits.T)
+    weights = [x.masked_fill(same, -1e4).softmax(1) for x in (logits, logits.T)]
+    text, item = ((w / torch.empty_like(w).exponential_(generator=generator)).argmax(1) for w in weights)
+    return text, item
 
 
 def itm_loss(logits: Tensor, matched: int) -> Tensor:

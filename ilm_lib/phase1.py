@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ilm_lib import objectives as o
@@ -111,7 +111,8 @@ class Batches:
         ids = self.ids[torch.from_numpy(rows)]
         ids = ids[:, :int((ids != self.pad).sum(1).max())]
         entity = torch.from_numpy(self.pairs.entity[rows])
-        return {"cf": self.cf[entity], "ids": ids, "entity": entity}
+        targets = (ids[:, 1:] != self.pad).flatten().nonzero()[:, 0]  # counted here, before any device has to wait for it
+        return {"cf": self.cf[entity], "ids": ids, "entity": entity, "targets": targets}
 
     def interaction(self, kind: str, rows: np.ndarray) -> dict[str, Tensor]:
         a, b = torch.from_numpy(getattr(self.pairs, kind)[rows].astype(np.int64)).T
@@ -123,29 +124,46 @@ class Batches:
         return self.text(rows) if kind == "text" else self.interaction(kind, rows)
 
 
+class Losses(nn.Module):
+    """`losses` as the forward pass of a module, for wrappers that must see the whole step (DDP)."""
+
+    def __init__(self, model: QFormer, params: Phase1, wanted: Sequence[Loss], codec: TextCodec):
+        super().__init__()
+        self.model, self.settings = model, (params, wanted, codec)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return losses(self.model, batch, *self.settings)
+
+
 def losses(model: QFormer, batch: Mapping[str, Tensor], params: Phase1, wanted: Sequence[Loss], codec: TextCodec,
            ) -> dict[str, Tensor]:
-    """Named phase-1 losses of one batch (equations 1 to 4 and BLIP-2's ITG and ITM)."""
+    """Named phase-1 losses of one batch (equations 1 to 4 and BLIP-2's ITG and ITM).
+
+    ITC's query pass serves ITG too, and ITM takes every text through its first layer once.
+
+    Args: batch: of `Batches`; "targets", the flat positions of ITG's targets in ids[:, 1:], may be left out.
+    """
     if "kind" in batch:
         a, b = model.queries(torch.cat([batch["cf_a"], batch["cf_b"]])).chunk(2)
         return {batch["kind"]: o.interaction_loss(a, b, batch["ids_a"], batch["ids_b"], params.temperature_interaction,
                                                   params.query_selection, params.center)}
     out, cf, ids, entity = {}, batch["cf"], batch["ids"], batch["entity"]
     mask = ids != codec.pad
+    queries, memory = model.encode(cf)
     if "itc" in wanted or "itm" in wanted:
-        queries, cls = model.queries(cf), model.text(ids, mask)[:, 0]
-        loss, similarity = o.itc_loss(queries, cls, entity, params.temperature_text, params.query_selection)
+        loss, similarity = o.itc_loss(queries, model.cls(ids, mask), entity, params.temperature_text, params.query_selection)
         if "itc" in wanted:
             out["itc"] = loss
         if "itm" in wanted:
             text, item = o.hard_negatives(similarity, entity, params.temperature_text)
-            logits = model.match(torch.cat([cf, cf, cf[item]]), torch.cat([ids, ids[text], ids]),
-                                 torch.cat([mask, mask[text], mask]))
+            row = torch.arange(len(cf), device=cf.device)
+            logits = model.match(cf, ids, mask, pairs=(torch.cat([row, row, item]), torch.cat([row, text, row])))
             out["itm"] = o.itm_loss(logits, len(cf))
     if "itg" in wanted:
-        start = ids.clone()
+        start, target, at = ids[:, :-1].clone(), ids[:, 1:].flatten(), batch.get("targets")
         start[:, 0] = codec.dec
-        out["itg"] = o.itg_loss(model.generate(cf, start, mask), ids, codec.pad)
+        logits = model.generate(cf, start, mask[:, :-1], memory, at)
+        out["itg"] = o.itg_loss(logits, target if at is None else target[at], codec.pad)
     return out
 
 
@@ -171,8 +189,8 @@ def train_phase1(pairs: Pairs, cf: Tensor, qformer: QFormerParams, params: Phase
         drawn = train.draw(kinds[step % len(kinds)], np.random.default_rng([seed, step]), params.batch_size)
         return {k: v.to(device()) if torch.is_tensor(v) else v for k, v in drawn.items()}
 
-    history = fit(model, list(model.parameters()), lambda m, b: losses(m, b, params, wanted, codec), batch, params,
-                  seed=seed, evaluate=lambda m, step: heldout(m, held, params, wanted, codec), state=state,
+    history = fit(Losses(model, params, wanted, codec), list(model.parameters()), lambda step, b: step(b), batch, params,
+                  seed=seed, evaluate=lambda step, _: heldout(step.model, held, params, wanted, codec), state=state,
                   eval_every=max(1, params.steps // 10), label="phase 1")
     return model.cpu(), codec, history
 
@@ -198,7 +216,7 @@ def heldout(model: QFormer, data: Batches, params: Phase1, wanted: Sequence[Loss
     queries = model.queries(text["cf"].to(place))
     if "itc" in wanted:
         ids = text["ids"].to(place)
-        similarity = o.pair_similarity(queries, model.text(ids, ids != codec.pad)[:, :1], "best")
+        similarity = o.pair_similarity(queries, model.cls(ids, ids != codec.pad)[:, None], "best")
         rank = (similarity > similarity.diagonal()[:, None]).sum(1)
         values |= {"recall@1": float((rank < 1).float().mean()), "recall@10": float((rank < 10).float().mean())}
     if model.num_query_tokens > 1:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from ilm_lib.kernels import attention
 from ilm_lib.params import QFormerParams
 
+KeysValues = tuple[Tensor, Tensor]  # (B, heads, T, D / heads) each
+
 
 class FeedForward(nn.Module):
     def __init__(self, width: int, inner: int):
@@ -28,10 +30,13 @@ class FeedForward(nn.Module):
         self.up, self.down, self.norm = nn.Linear(width, inner), nn.Linear(inner, width), nn.LayerNorm(width, eps=1e-12)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous()  # of a slice, a linear layer would add its bias in a second pass
         return self.norm(x + self.down(F.gelu(self.up(x))))
 
 
 class Layer(nn.Module):
+    """One layer: a self-attention block that the towers share, then each tower's own blocks."""
+
     def __init__(self, width: int, heads: int, cross: bool, inner: int):
         super().__init__()
         self.heads = heads
@@ -44,21 +49,45 @@ class Layer(nn.Module):
         self.cross = cross
         self.query_ffn, self.text_ffn = FeedForward(width, inner), FeedForward(width, inner)
 
-    def forward(self, x: Tensor, num_queries: int, item: Tensor | None, mask: Tensor | None) -> Tensor:
-        """x: (B, N + L, D), queries first; item: (B, 1, D); mask: (B, 1, N + L, N + L) bool, True = sees."""
-        B, T, D = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
-        seen = attention(q, k, v, mask)
-        x = self.norm(x + self.out(seen.transpose(1, 2).reshape(B, T, D)))
-        queries, text = x[:, :num_queries], x[:, num_queries:]
-        parts = []
-        if num_queries:
-            if self.cross:
-                queries = self.cross_norm(queries + self.cross_out(self.cross_value(item)))
-            parts.append(self.query_ffn(queries))
-        if text.shape[1]:
-            parts.append(self.text_ffn(text))
-        return torch.cat(parts, 1)
+    def attend(self, x: Tensor, mask: Tensor | None = None, memory: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
+        """The self-attention block.
+
+        Args:
+            x: (B, T, D). mask: broadcasts to (B, heads, T, M + T), True = sees.
+            memory: M more keys and values, (B, heads, M, D / heads) each, put before those of x.
+
+        Returns:
+            (B, T, D), and the keys and values of x.
+        """
+        q, k, v = own = self.qkv(x).view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind()
+        if memory is not None:
+            k, v = (torch.cat([m.expand(len(x), -1, -1, -1), t], 2) for m, t in zip(memory, (k, v)))
+        seen = attention(q, k, v, mask)  # (B, heads, T, D / heads)
+        return self.norm(x + self.out(seen.transpose(1, 2).flatten(2))), own[1:]
+
+    def attend_at(self, x: Tensor, at: int, mask: Tensor | None = None) -> Tensor:
+        """The self-attention block's output (B, 1, D) at one position alone.
+
+        For one position it takes less to bring its query into the space of x, and what it reads there into that
+        of the values, than to project all of x to keys and values. The keys' bias adds the same to every score.
+        """
+        (B, _, D), H = x.shape, self.heads
+        (wq, wk, wv), (bq, _, bv) = self.qkv.weight.view(3, H, -1, D), self.qkv.bias.view(3, H, 1, -1)
+        q = ((x[:, at] @ wq.transpose(1, 2) + bq) * (D // H) ** -0.5) @ wk  # (H, B, D)
+        scores = q.transpose(0, 1) @ x.transpose(1, 2)  # (B, H, T)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, 0], torch.finfo(scores.dtype).min)
+        read = scores.softmax(-1).to(scores.dtype) @ x  # (B, H, D)
+        seen = read.transpose(0, 1) @ wv.transpose(1, 2) + bv  # (H, B, D / H)
+        return self.norm(x[:, at:at + 1] + self.out(seen.permute(1, 0, 2).reshape(B, 1, D)))
+
+    def tower(self, x: Tensor, item: Tensor | None = None) -> Tensor:
+        """The tower's own blocks, (B, T, D): of queries with `item` (B, 1, D), of text without."""
+        if item is None:
+            return self.text_ffn(x)
+        if self.cross:
+            x = self.cross_norm(x + self.cross_out(self.cross_value(item)))
+        return self.query_ffn(x)
 
 
 class QFormer(nn.Module):
@@ -90,41 +119,76 @@ class QFormer(nn.Module):
 
     def queries(self, cf: Tensor) -> Tensor:
         """[h_1..h_N] = f_q([q_1..q_N], e): (B, d) -> (B, N, D)."""
-        return self._run(cf, None, None, causal=False)[0]
+        return self.encode(cf)[0]
+
+    def encode(self, cf: Tensor) -> tuple[Tensor, list[KeysValues]]:
+        """`queries`, and every layer's keys and values of them for `generate`.
+
+        Up to the first cross attention queries are the same for all items: one row stands for the batch.
+        """
+        x, item, memory = self.norm(self.query_tokens), self.item_in(cf)[:, None], []
+        for layer in self.layers:
+            x, own = layer.attend(x)
+            x = layer.tower(x, item)
+            memory.append(own)
+        return x, memory
 
     def text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """f_t of ids (B, L) with mask (B, L): (B, L, D); position 0 is h_cls."""
-        return self._run(None, ids, mask, causal=False)[1]
-
-    def match(self, cf: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Matching logits (B, 2) from the CLS output of the text tower; column 1 is "match"."""
-        return self.match_head(self._run(cf, ids, mask, causal=False)[1][:, 0])
-
-    def generate(self, cf: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Logits (B, L, vocab): text attends to the queries and causally to itself."""
-        text = self._run(cf, ids, mask, causal=True)[1]
-        return F.linear(self.lm_norm(F.gelu(self.lm_transform(text))), self.word.weight, self.lm_bias)
-
-    def _run(self, cf: Tensor | None, ids: Tensor | None, mask: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
-        parts, item, N = [], None, 0
-        if cf is not None:
-            N = self.num_query_tokens
-            parts.append(self.query_tokens.expand(len(cf), -1, -1))
-            item = self.item_in(cf)[:, None]  # (B, 1, D): the one key
-        see = None
-        if ids is not None:
-            L = ids.shape[1]
-            parts.append(self.word(ids) + self.position.weight[:L])
-            see = torch.ones(N + L, N + L, dtype=torch.bool, device=ids.device)
-            if causal:  # queries do not see text; text sees queries and what came before
-                see[:N, N:] = False
-                see[N:, N:] = torch.ones(L, L, dtype=torch.bool, device=ids.device).tril()
-            keys = F.pad(mask.bool(), (N, 0), value=True)  # (B, N + L)
-            see = (see & keys[:, None]).unsqueeze(1)  # (B, 1, N + L, N + L)
-        x = self.norm(torch.cat(parts, 1))
+        x, see = self._embed(ids), mask.bool()[:, None, None]
         for layer in self.layers:
-            x = layer(x, N, item, see)
-        return x[:, :N], x[:, N:]
+            x = layer.tower(layer.attend(x, see)[0])
+        return x
+
+    def cls(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """h_cls (B, D): `text` without what other positions do in the last layer."""
+        x, see = self._embed(ids), mask.bool()[:, None, None]
+        for layer in self.layers[:-1]:
+            x = layer.tower(layer.attend(x, see)[0])
+        return self.layers[-1].tower(self.layers[-1].attend_at(x, 0, see))[:, 0]
+
+    def match(self, cf: Tensor, ids: Tensor, mask: Tensor, pairs: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Matching logits (M, 2) from the CLS output of the text tower; column 1 is "match".
+
+        Queries and text see each other. The first layer attends before any item is seen: that part, and the text
+        tower's, is done once for every text, however many pairs it is in.
+
+        Args: pairs: (M,) rows of cf and (M,) rows of ids; None pairs row with row.
+        """
+        items, texts = pairs if pairs is not None else (torch.arange(len(ids), device=ids.device),) * 2
+        N, L = self.num_query_tokens, ids.shape[1]
+        item, see = self.item_in(cf)[items, None], F.pad(mask.bool(), (N, 0), value=True)[:, None, None]
+        x = torch.cat([self.norm(self.query_tokens).expand(len(ids), -1, -1), self._embed(ids)], 1)
+        for i, layer in enumerate(self.layers[:-1]):
+            queries, text = layer.attend(x, see)[0].split([N, L], 1)
+            if i == 0:
+                queries, text, see = queries[texts], layer.tower(text)[texts], see[texts]
+            else:
+                text = layer.tower(text)
+            x = torch.cat([layer.tower(queries, item), text], 1)
+        cls = self.layers[-1].tower(self.layers[-1].attend_at(x, N, see))[:, 0]
+        return self.match_head(cls if len(self.layers) > 1 else cls[texts])
+
+    def generate(self, cf: Tensor, ids: Tensor, mask: Tensor, memory: list[KeysValues] | None = None,
+                 at: Tensor | None = None) -> Tensor:
+        """Logits (B, L, vocab): text attends to the queries and causally to itself.
+
+        Args:
+            memory: of `encode(cf)`, where that is at hand: queries do not see text and need no second pass.
+            at: (P,) positions in the flattened batch; logits (P, vocab) of those alone.
+        """
+        memory = self.encode(cf)[1] if memory is None else memory
+        x, (B, L) = self._embed(ids), ids.shape
+        see = torch.ones(L, L, dtype=torch.bool, device=ids.device).tril() & mask.bool()[:, None]  # (B, L, L)
+        see = F.pad(see, (self.num_query_tokens, 0), value=True)[:, None]  # (B, 1, L, N + L)
+        for layer, seen in zip(self.layers, memory):
+            x = layer.tower(layer.attend(x, see, seen)[0])
+        if at is not None:
+            x = x.flatten(0, 1)[at]
+        return F.linear(self.lm_norm(F.gelu(self.lm_transform(x))), self.word.weight, self.lm_bias)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.norm(self.word(ids) + self.position.weight[:ids.shape[1]])
 
     @torch.no_grad()
     def load_bert(self, folder: Path) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ilm_lib import objectives as o
 from ilm_lib.params import Phase1, QFormerParams
-from ilm_lib.phase1 import Pairs, TextCodec, losses, train_phase1, yardsticks
+from ilm_lib.phase1 import Batches, Pairs, TextCodec, losses, train_phase1, yardsticks
 from ilm_lib.qformer import QFormer
 
 
@@ -83,6 +83,17 @@ def test_hard_negatives_are_other_items_and_like_ones():
     assert len(text[:, 4].unique()) == 5  # drawn, not the nearest
 
 
+def test_hard_negatives_are_the_draws_of_multinomial():
+    torch.manual_seed(0)
+    similarity, items = torch.randn(6, 6), torch.tensor([0, 1, 2, 0, 3, 4])
+    for seed in range(20):
+        drawn = o.hard_negatives(similarity, items, 0.5, torch.Generator().manual_seed(seed))
+        logits, same, g = similarity / 0.5, items[:, None] == items, torch.Generator().manual_seed(seed)
+        for x, got in zip((logits, logits.T), drawn):
+            weights = x.masked_fill(same, -1e4).softmax(1)
+            assert torch.equal(got, torch.multinomial(weights, 1, generator=g)[:, 0])
+
+
 def test_hard_negatives_of_a_perfect_model_are_still_other_items():
     torch.manual_seed(0)
     similarity = 2 * torch.eye(3) - 1
@@ -103,9 +114,9 @@ def test_generation_loss_ignores_padding():
     logp = logits.log_softmax(-1)
     predicted = [(0, 0, 4), (0, 1, 5), (0, 2, 6), (0, 3, 2), (1, 0, 3), (1, 1, 2)]
     naive = -sum(logp[p] for p in predicted) / len(predicted)
-    torch.testing.assert_close(o.itg_loss(logits, ids, pad), naive)
+    torch.testing.assert_close(o.itg_loss(logits[:, :-1], ids[:, 1:], pad), naive)
     logits[1, 2:], logits[:, -1] = 9, -9
-    torch.testing.assert_close(o.itg_loss(logits, ids, pad), naive)
+    torch.testing.assert_close(o.itg_loss(logits[:, :-1], ids[:, 1:], pad), naive)
 
 
 def test_matching_loss():
@@ -179,12 +190,17 @@ def test_generation_starts_with_its_own_token_and_is_told_the_text_so_far():
     model = QFormer(QFormerParams(**SMALL), 16, len(codec.tokenizer))
     ids = codec.encode([*pairs.texts[:6], "red"])
     assert (ids[:, 0] == codec.cls).all() and (ids[-1] == codec.pad).any()
-    got = losses(model, {"cf": cf[:7], "ids": ids, "entity": torch.arange(7)}, Phase1(**PHASE1), ("itg",), codec)
+    batch = {"cf": cf[:7], "ids": ids, "entity": torch.arange(7)}
+    got = losses(model, batch, Phase1(**PHASE1), ("itg",), codec)
     told = torch.cat([torch.full((7, 1), codec.dec), ids[:, 1:]], 1)
     logp = model.generate(cf[:7], told, ids != codec.pad)[:, :-1].log_softmax(-1)
     each = logp.gather(2, ids[:, 1:, None])[..., 0]
     assert list(got) == ["itg"] and codec.dec not in (codec.cls, codec.sep, codec.pad)
     torch.testing.assert_close(got["itg"], -each[ids[:, 1:] != codec.pad].mean())
+    drawn = Batches(Pairs([*pairs.texts[:6], "red"], np.arange(7), pairs.ii, pairs.ui), ids, cf, codec.pad)
+    drawn = drawn.text(np.arange(7))  # with the positions of the targets
+    assert len(drawn["targets"]) < ids[:, 1:].numel()
+    torch.testing.assert_close(losses(model, drawn, Phase1(**PHASE1), ("itg",), codec), got)
 
 
 def test_texts_are_cut_to_the_towers_length():

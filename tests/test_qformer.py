@@ -1,21 +1,21 @@
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from ilm_lib.params import QFormerParams
-from ilm_lib.phase1 import bert_folder
+from bench.peers import PeerQFormer, weights
+from ilm_lib import objectives as o
+from ilm_lib.params import Phase1, QFormerParams
+from ilm_lib.phase1 import Losses, bert_folder
 from ilm_lib.qformer import Layer, QFormer
 
 
 @pytest.fixture
 def qformer(new_qformer):
-    model = new_qformer()
     torch.manual_seed(1)
-    for p in model.parameters():  # away from zero biases and unit norms
-        p.data.add_(0.2 * torch.randn_like(p))
-    return model
+    return away_from_the_start(new_qformer())
 
 
 @pytest.fixture
@@ -45,8 +45,87 @@ def test_cross_attention_to_one_vector_is_full_attention_with_one_key():
     q, k, v = (t.view(2, 5, 3, 4).transpose(1, 2) for t in layer.qkv(x).chunk(3, -1))
     own = (q @ k.transpose(2, 3) / 2).softmax(-1) @ v
     h = layer.norm(x + layer.out(own.transpose(1, 2).reshape(2, 5, 12)))
-    h = layer.query_ffn(layer.cross_norm(h + full(h, item, item)[0]))
-    torch.testing.assert_close(layer(x, 5, item, None), h)
+    torch.testing.assert_close(layer.attend(x)[0], h)
+    wanted = layer.query_ffn(layer.cross_norm(h + full(h, item, item)[0]))
+    torch.testing.assert_close(layer.tower(h, item), wanted)
+
+
+SIZES = [dict(layers=1), dict(layers=2), dict(layers=4), dict(layers=3, cross_attention_frequency=1)]
+
+
+def away_from_the_start(model):
+    for p in model.parameters():  # zero biases and unit norms would hide a mistake
+        p.data.add_(0.2 * torch.randn_like(p))
+    return model
+
+
+@pytest.mark.parametrize("changes", SIZES, ids=str)
+def test_every_pass_is_that_of_hugging_faces_qformer(new_qformer, inputs, changes):
+    ours, (cf, ids, mask) = away_from_the_start(new_qformer(**changes)), inputs
+    peer, close = PeerQFormer(ours).eval(), dict(atol=1e-5, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.queries(cf), peer.run(cf, None, None), **close)
+        torch.testing.assert_close(ours.text(ids, mask)[mask], peer.run(None, ids, mask)[mask], **close)
+        torch.testing.assert_close(ours.match(cf, ids, mask), peer.match_head(peer.run(cf, ids, mask)[:, 3]), **close)
+        queries, told = peer.run(cf, ids, mask, causal=True).split([3, 9], 1)  # recomputes what ours keeps
+        torch.testing.assert_close(ours.encode(cf)[0], queries, **close)
+        logits = ours.generate(cf, ids, mask, ours.encode(cf)[1])
+        torch.testing.assert_close(logits[mask], peer.logits(told)[mask], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changes", SIZES, ids=str)
+def test_losses_and_their_gradients_are_those_on_hugging_faces_qformer(new_qformer, inputs, changes):
+    ours, (cf, ids, mask) = away_from_the_start(new_qformer(**changes)), inputs
+    peer, entity = PeerQFormer(ours).eval(), torch.tensor([4, 2, 9, 5])
+    settings = Phase1(losses=("itc", "itg", "itm"), temperature_text=0.5)
+    step = Losses(ours, settings, settings.losses, SimpleNamespace(pad=0, dec=3))
+    torch.manual_seed(0)
+    got = step({"cf": cf, "ids": ids, "entity": entity})
+    torch.manual_seed(0)
+    wanted = peer.losses(cf, ids, entity, dec=3, pad=0, temperature=0.5, draw=o.hard_negatives)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    sum(got.values()).backward()
+    sum(wanted.values()).backward()
+    known = {id(a) for a, _, _ in weights(ours, peer)}
+    assert known == {id(p) for p in ours.parameters()}
+    for a, rows, b in weights(ours, peer):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad[rows], b.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_h_cls_alone_is_that_of_the_whole_text(qformer, inputs):
+    _, ids, mask = inputs
+    whole, alone = qformer.text(ids, mask)[:, 0], qformer.cls(ids, mask)
+    torch.testing.assert_close(alone, whole, atol=1e-5, rtol=1e-5)
+    leaves = [p for n, p in qformer.named_parameters() if n.startswith(("word", "position", "norm", "layers")) and
+              "cross" not in n and "query_ffn" not in n]
+    weight = torch.randn_like(whole)
+    grads = [torch.autograd.grad((out * weight).sum(), leaves) for out in (alone, whole)]
+    torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("at", [0, 3, 6])
+def test_attention_at_one_position_is_that_of_all(at):
+    torch.manual_seed(0)
+    layer, x, mask = away_from_the_start(Layer(12, 3, cross=False, inner=24)), torch.randn(4, 7, 12), torch.rand(4, 1, 1, 7) < 0.7
+    mask[..., at] = True
+    for see in (mask, None):
+        torch.testing.assert_close(layer.attend_at(x, at, see), layer.attend(x, see)[0][:, at:at + 1])
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_matching_pairs_is_matching_their_rows(new_qformer, inputs, layers):
+    qformer, (cf, ids, mask) = away_from_the_start(new_qformer(layers=layers)), inputs
+    items, texts = torch.tensor([0, 1, 2, 3, 3, 0]), torch.tensor([0, 1, 2, 3, 1, 1])
+    got = qformer.match(cf, ids, mask, (items, texts))
+    torch.testing.assert_close(got, qformer.match(cf[items], ids[texts], mask[texts]))
+
+
+def test_generation_where_asked(qformer, inputs):
+    cf, ids, mask = inputs
+    at = torch.tensor([0, 5, 9, 35])
+    torch.testing.assert_close(qformer.generate(cf, ids, mask, at=at), qformer.generate(cf, ids, mask).flatten(0, 1)[at])
 
 
 def test_shapes(qformer, inputs):
@@ -70,14 +149,11 @@ def gradient(output, leaf):
     return torch.autograd.grad(output, leaf, allow_unused=True)[0]
 
 
-def test_in_generation_text_sees_queries_and_queries_do_not_see_text(qformer, inputs):
+def test_in_generation_text_sees_queries(qformer, inputs):
     cf, ids, mask = inputs
     logits = qformer.generate(cf, ids, mask)
     assert (qformer.generate(cf + 1, ids, mask) - logits).abs()[mask].amax(-1).min() > 1e-4
-    queries, _ = qformer._run(cf, ids, mask, causal=True)
-    torch.testing.assert_close(queries, qformer.queries(cf))
-    seeing, _ = qformer._run(cf, ids, mask, causal=False)  # matching mixes both
-    assert (seeing - queries).abs().max() > 1e-2
+    torch.testing.assert_close(qformer.generate(cf + 1, ids, mask, qformer.encode(cf)[1]), logits)
 
 
 def test_generation_is_causal(qformer, inputs):
