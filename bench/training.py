@@ -97,7 +97,7 @@ def prompt_rate(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase, 
         build(16)
         rates.append(16 * 256 / (time.process_time() - started))
     return at_least(f"g prompts, ML1M, 20 history items, both tasks, {query_tokens} query tokens",
-                    statistics.median(rates), 20_000, "prompts/s")
+                    statistics.median(rates), 20_000, "prompts/s", main=query_tokens > 0)
 
 
 if __name__ == "__main__":

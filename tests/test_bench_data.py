@@ -28,5 +28,5 @@ def test_rows(tmp_path, monkeypatch, capfd):
 def test_first_batch(tmp_path):
     bench.synthesise(tmp_path, 20_000)
     batch = bench.first_batch(tmp_path, tmp_path / "cache")
-    assert batch.input_ids.shape[0] == 32 and (batch.labels != -100).any(1).all()
-    assert batch.slot_row.unique().tolist() == list(range(32))  # each prompt holds its user, at least
+    assert sum(batch.segment.amax(1).tolist()) == 32 and (batch.labels != -100).any(1).all()
+    assert len(batch.slot_row) >= 32  # each prompt holds its user, at least
