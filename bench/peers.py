@@ -8,7 +8,7 @@ the queries, one for the text, one for matching over three times the batch and o
 from __future__ import annotations
 
 import copy
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +80,14 @@ class PeerQFormer(nn.Module):
         logits = self.logits(self.run(cf, start, mask, causal=True)[:, N:])
         return {"itc": loss, "itm": o.itm_loss(self.match_head(joint[:, N]), len(cf)),
                 "itg": o.itg_loss(logits[:, :-1], ids[:, 1:], pad)}
+
+
+def interleave_loop(embeddings: Tensor, tokens: Tensor, slots: Sequence[tuple[int, int, int]]) -> Tensor:
+    """Item tokens (E, N, H) into a copy of the embeddings (B, T, H), one (row, start, entity) after the other."""
+    out, N = embeddings.clone(), tokens.shape[1]
+    for row, start, entity in slots:
+        out[row, start:start + N] = tokens[entity]
+    return out
 
 
 def negatives(similarity: Tensor, entity: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
