@@ -14,6 +14,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from ilm_lib.artifacts import write_json
+from ilm_lib.kernels import mean_nll
 from ilm_lib.params import Backbone
 from ilm_lib.prompts import Batch
 from ilm_lib.training import device, fit
@@ -106,7 +107,7 @@ def read(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, *
     finally:
         hook.remove()
     out.logits = out.logits[0]
-    out.loss = nn.functional.cross_entropy(out.logits.float(), batch.targets.to(out.logits.device))
+    out.loss = mean_nll(out.logits, batch.targets.to(out.logits.device))
     return out
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ilm_lib.kernels import Trie, attention, beam_step, interleave, pair_similarity
+from ilm_lib.kernels import Trie, attention, beam_step, interleave, mean_nll, pair_similarity
 
 
 def test_interleave_is_a_loop_over_slots_forward_and_backward():
@@ -46,6 +46,21 @@ def test_pair_similarity_is_its_definition(shape, selection):
             expected[i, j] = (max(cosine(i, n, j, m) for n, m in pairs) if selection == "best"
                               else cosine(i, own[i][0], j, own[j][1]))
     torch.testing.assert_close(pair_similarity(a, b, selection), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1, 30, 3000])  # at 3000 the probability of most targets is 0 in float32
+def test_mean_nll_is_the_cross_entropy(scale, dtype):
+    torch.manual_seed(0)
+    logits, targets = (torch.randn(7, 11) * scale).to(dtype).requires_grad_(), torch.randint(11, (7,))
+    found, wanted = mean_nll(logits, targets), torch.nn.functional.cross_entropy(logits.float(), targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted)
+    for factor in (1.0, 0.25):
+        (got,), (want,) = (torch.autograd.grad(factor * loss, logits, retain_graph=True) for loss in (found, wanted))
+        torch.testing.assert_close(got, want)
+    with torch.no_grad():
+        torch.testing.assert_close(mean_nll(logits, targets), wanted)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -100,6 +100,21 @@ def test_training_moves_the_encoder_and_leaves_the_llm(new_ilm, encoder):
         assert torch.equal(p, start[name]) != (id(p) in ids), name
 
 
+def test_a_frozen_llm_costs_no_weight_gradients(new_ilm):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    ilm, flops = new_ilm("mlp"), []
+    batch = ilm.encode(MIXED, answers=ANSWERS, pack=True)
+    for frozen in (True, False):
+        ilm.llm.requires_grad_(not frozen)
+        with FlopCounterMode(display=False) as counter:
+            ilm(batch).loss.backward()
+        flops.append(counter.get_total_flops())
+        buffers = [p for p in ilm.llm.parameters() if p.grad is not None]
+        assert not buffers if frozen else buffers
+    assert flops[0] < 0.75 * flops[1]  # forward and back to the inputs: two thirds, and what attention costs
+
+
 def test_a_changed_weight_changes_the_fingerprint(new_llm):
     llm = new_llm("llama", 40)
     before = weights_fingerprint(llm)
