@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
+import pandas as pd
 import torch
+
+from ilm_lib.params import ROOT, reports_dir
 
 REPEATS = 5
 
@@ -86,6 +89,12 @@ def peak_memory(function: str) -> float:
     """
     out = subprocess.run([sys.executable, "-m", "bench.harness", function], check=True, capture_output=True, text=True)
     return float(out.stdout.split()[-1])
+
+
+def read_results(name: str) -> pd.DataFrame:
+    """"results" or "checks" of the newest `make bench`; of the committed report where none was run here."""
+    written, committed = (folder / "speed" / f"{name}.csv" for folder in (reports_dir(), ROOT / "reports"))
+    return pd.read_csv(written if written.exists() else committed)
 
 
 def resident_peak() -> float:
