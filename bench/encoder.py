@@ -90,7 +90,8 @@ def encode_once(sizes: Sizes, repeats: int) -> list[Row]:
     row, start = np.repeat(np.arange(B), S), np.tile(np.arange(S) * (N + 2), B)
     entities, entity, row, start = (torch.from_numpy(x).to(device()) for x in (distinct, slot, row, start))
     encoder = QFormerEncoder(qformer(sizes), H).to(device())
-    cf, text = torch.randn(sizes.catalogue, sizes.cf_dim, device=device()), torch.randn(B, S * (N + 2), H, device=device())
+    cf = torch.randn(sizes.catalogue, sizes.cf_dim, device=device())
+    text = torch.randn(B, S * (N + 2), H, device=device())
     trained, grad, every = encoder.trained_parameters(), torch.randn_like(text), torch.arange(B * S, device=device())
 
     def part(items: Tensor, index: Tensor) -> tuple[Tensor, ...]:
@@ -117,7 +118,8 @@ def phase1_step(sizes: Sizes, repeats: int) -> list[Row]:
     peer = PeerQFormer(ours).to(device())
     ids = torch.randint(DEC + 1, sizes.vocab, (sizes.batch, sizes.text))
     targets = (ids[:, 1:] != PAD).flatten().nonzero()[:, 0]
-    batch = {"cf": torch.randn(sizes.batch, sizes.cf_dim), "ids": ids, "entity": torch.arange(sizes.batch), "targets": targets}
+    batch = {"cf": torch.randn(sizes.batch, sizes.cf_dim), "ids": ids, "entity": torch.arange(sizes.batch),
+             "targets": targets}
     batch = {k: v.to(device()) for k, v in batch.items()}
     settings = Phase1(losses=("itc", "itg", "itm"))
     step = Losses(ours, settings, settings.losses, SimpleNamespace(pad=PAD, dec=DEC))

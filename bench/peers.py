@@ -71,7 +71,8 @@ class PeerQFormer(nn.Module):
         """ITC, ITG and ITM of one batch; `draw` draws the negatives, row by row unless told otherwise."""
         mask = ids != pad
         N = self.query_tokens.shape[1]
-        loss, similarity = o.itc_loss(self.run(cf, None, None), self.run(None, ids, mask)[:, 0], entity, temperature, "best")
+        queries, text = self.run(cf, None, None), self.run(None, ids, mask)
+        loss, similarity = o.itc_loss(queries, text[:, 0], entity, temperature, "best")
         text, item = (draw or negatives)(similarity, entity, temperature)
         joint = self.run(torch.cat([cf, cf, cf[item]]), torch.cat([ids, ids[text], ids]),
                          torch.cat([mask, mask[text], mask]))
@@ -120,7 +121,8 @@ def weights(ours: QFormer, theirs: "PeerQFormer") -> Iterator[tuple[nn.Parameter
             rows = slice(i * width, (i + 1) * width)
             yield from ((p, rows, q) for p, q in zip(a.qkv.parameters(), part.parameters(), strict=True))
         pairs = [(a.out, b.attention.output.dense), (a.norm, b.attention.output.LayerNorm)]
-        for ffn, up, down in ((a.query_ffn, b.intermediate_query, b.output_query), (a.text_ffn, b.intermediate, b.output)):
+        for ffn, up, down in ((a.query_ffn, b.intermediate_query, b.output_query),
+                              (a.text_ffn, b.intermediate, b.output)):
             pairs += [(ffn.up, up.dense), (ffn.down, down.dense), (ffn.norm, down.LayerNorm)]
         if a.cross:
             cross = b.crossattention

@@ -111,7 +111,7 @@ class Batches:
         ids = self.ids[torch.from_numpy(rows)]
         ids = ids[:, :int((ids != self.pad).sum(1).max())]
         entity = torch.from_numpy(self.pairs.entity[rows])
-        targets = (ids[:, 1:] != self.pad).flatten().nonzero()[:, 0]  # counted here, before any device has to wait for it
+        targets = (ids[:, 1:] != self.pad).flatten().nonzero()[:, 0]  # counted on the host: a device would wait
         return {"cf": self.cf[entity], "ids": ids, "entity": entity, "targets": targets}
 
     def interaction(self, kind: str, rows: np.ndarray) -> dict[str, Tensor]:
@@ -151,7 +151,8 @@ def losses(model: QFormer, batch: Mapping[str, Tensor], params: Phase1, wanted: 
     mask = ids != codec.pad
     queries, memory = model.encode(cf)
     if "itc" in wanted or "itm" in wanted:
-        loss, similarity = o.itc_loss(queries, model.cls(ids, mask), entity, params.temperature_text, params.query_selection)
+        loss, similarity = o.itc_loss(queries, model.cls(ids, mask), entity, params.temperature_text,
+                                      params.query_selection)
         if "itc" in wanted:
             out["itc"] = loss
         if "itm" in wanted:
@@ -189,8 +190,8 @@ def train_phase1(pairs: Pairs, cf: Tensor, qformer: QFormerParams, params: Phase
         drawn = train.draw(kinds[step % len(kinds)], np.random.default_rng([seed, step]), params.batch_size)
         return {k: v.to(device()) if torch.is_tensor(v) else v for k, v in drawn.items()}
 
-    history = fit(Losses(model, params, wanted, codec), list(model.parameters()), lambda step, b: step(b), batch, params,
-                  seed=seed, evaluate=lambda step, _: heldout(step.model, held, params, wanted, codec), state=state,
+    history = fit(Losses(model, params, wanted, codec), list(model.parameters()), lambda m, b: m(b), batch, params,
+                  seed=seed, evaluate=lambda m, step: heldout(m.model, held, params, wanted, codec), state=state,
                   eval_every=max(1, params.steps // 10), label="phase 1")
     return model.cpu(), codec, history
 

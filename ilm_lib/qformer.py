@@ -49,7 +49,8 @@ class Layer(nn.Module):
         self.cross = cross
         self.query_ffn, self.text_ffn = FeedForward(width, inner), FeedForward(width, inner)
 
-    def attend(self, x: Tensor, mask: Tensor | None = None, memory: KeysValues | None = None) -> tuple[Tensor, KeysValues]:
+    def attend(self, x: Tensor, mask: Tensor | None = None, memory: KeysValues | None = None,
+               ) -> tuple[Tensor, KeysValues]:
         """The self-attention block.
 
         Args:

@@ -108,7 +108,8 @@ def test_h_cls_alone_is_that_of_the_whole_text(qformer, inputs):
 @pytest.mark.parametrize("at", [0, 3, 6])
 def test_attention_at_one_position_is_that_of_all(at):
     torch.manual_seed(0)
-    layer, x, mask = away_from_the_start(Layer(12, 3, cross=False, inner=24)), torch.randn(4, 7, 12), torch.rand(4, 1, 1, 7) < 0.7
+    layer = away_from_the_start(Layer(12, 3, cross=False, inner=24))
+    x, mask = torch.randn(4, 7, 12), torch.rand(4, 1, 1, 7) < 0.7
     mask[..., at] = True
     for see in (mask, None):
         torch.testing.assert_close(layer.attend_at(x, at, see), layer.attend(x, see)[0][:, at:at + 1])
@@ -125,7 +126,8 @@ def test_matching_pairs_is_matching_their_rows(new_qformer, inputs, layers):
 def test_generation_where_asked(qformer, inputs):
     cf, ids, mask = inputs
     at = torch.tensor([0, 5, 9, 35])
-    torch.testing.assert_close(qformer.generate(cf, ids, mask, at=at), qformer.generate(cf, ids, mask).flatten(0, 1)[at])
+    wanted = qformer.generate(cf, ids, mask).flatten(0, 1)[at]
+    torch.testing.assert_close(qformer.generate(cf, ids, mask, at=at), wanted)
 
 
 def test_shapes(qformer, inputs):
