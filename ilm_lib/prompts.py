@@ -265,17 +265,25 @@ def best_fit(length: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np
 
 
 def pack_rows(length: np.ndarray, packs: Callable[[int], bool]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """`best_fit` in rows as wide as the longest prompt or up to a quarter wider, whichever leaves least empty.
+    """`best_fit` in rows as wide as the longest prompt or up to a quarter wider, whichever leaves least empty;
+    in rows up to twice as wide where all of these leave more than a tenth empty.
 
-    Prompts of like length, which fill rows badly, often fill slightly wider ones well; much wider rows would have
-    every token pay for attention to prompts that it does not see.
+    Prompts of like length, which fill rows badly, often fill wider ones well; but in wide rows every token pays for
+    attention to prompts that it does not see.
 
     Args: length: (P,) of the prompts. packs: whether rows of a width may be packed.
+
+    Returns: row, offset, number as of `best_fit`, and the width.
     """
     longest = int(length.max())
-    widths = [longest, *filter(packs, sorted({longest + longest * share // 32 for share in range(1, 9)} - {longest}))]
-    laid = [(*best_fit(length, width), width) for width in widths]
-    return min(laid, key=lambda found: (found[0].max() + 1) * found[3])
+    area = lambda laid: (laid[0].max() + 1) * laid[3]
+    best = (*best_fit(length, longest), longest)
+    for shares in (range(33, 41), range(42, 65, 2)):  # in 32nds of the longest
+        for width in filter(packs, sorted({longest * share // 32 for share in shares} - {longest})):
+            best = min(best, (*best_fit(length, width), width), key=area)
+        if length.sum() >= 0.9 * area(best):
+            break
+    return best
 
 
 @dataclass(frozen=True)
