@@ -56,9 +56,9 @@ rule phase1:
     resources: gpu=1
     shell: papermill("03_phase1", "03 phase 1, seed {wildcards.seed}")
 
-# Pretrains the backbone, which every other method of the seed then shares.
+# Pretrains the backbone, which every other method of the seed then shares. It reads no embeddings.
 rule backbone:
-    input: **needs("04_phase2", rules.embeddings.output)
+    input: **needs("04_phase2", rules.data.output)
     output: RUNS / "04_phase2-OpenP5-R-seed{seed}.ipynb"
     priority: 2
     resources: gpu=1
@@ -92,6 +92,7 @@ rule ablations:
     input: **needs("07_ablations", expand(rules.phase2.output, seed=SEEDS, method=TRAINED))
     output: RUNS / "07_ablations.ipynb"
     threads: HALF
+    priority: 2  # the longer of the two
     resources: gpu=1
     shell: papermill("07_ablations", "07 ablations", ALL_SEEDS)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -128,6 +127,8 @@ def embed_sentences(
     autocast: bool = False,
 ) -> np.ndarray:
     """(B, D) float32 unit embeddings; `autocast` to bfloat16 moves cosines by less than 1e-4."""
+    import torch
+
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=autocast):
         vectors = encoder.encode(
             list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False
