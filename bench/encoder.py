@@ -135,14 +135,15 @@ def phase1_step(sizes: Sizes, repeats: int) -> list[Row]:
     case = f"{sizes.batch} x {sizes.text} tokens, {sizes.layers} layers of {sizes.width}"
     rows = []
     for bfloat16 in (False, True):
-        pair = [trainer(s, f, bfloat16) for s, f in ((step, lambda: step(batch)), (peer, theirs))]
+        pair = [trainer(*side, bfloat16, fused) for *side, fused in
+                ((step, lambda: step(batch), True), (peer, theirs, False))]  # ours as `training.fit` has it
         rows.append(compare(f"c phase-1 step, {case}, {'bfloat16' if bfloat16 else 'float32'}", *pair, target=2,
                             repeats=repeats, main=bfloat16 == sizes.bfloat16))
     return rows
 
 
-def trainer(module: nn.Module, losses: Callable[[], dict[str, Tensor]], bfloat16: bool) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5)
+def trainer(module: nn.Module, losses: Callable[[], dict[str, Tensor]], bfloat16: bool, fused: bool) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=fused)
 
     def go() -> None:
         with torch.autocast(device(), torch.bfloat16, enabled=bfloat16):

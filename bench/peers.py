@@ -80,7 +80,7 @@ class PeerQFormer(nn.Module):
         start[:, 0] = dec
         logits = self.logits(self.run(cf, start, mask, causal=True)[:, N:])
         return {"itc": loss, "itm": o.itm_loss(self.match_head(joint[:, N]), len(cf)),
-                "itg": o.itg_loss(logits[:, :-1], ids[:, 1:], pad)}
+                "itg": F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), ignore_index=pad)}
 
 
 def interleave_loop(embeddings: Tensor, tokens: Tensor, slots: Sequence[tuple[int, int, int]]) -> Tensor:

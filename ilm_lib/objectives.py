@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ilm_lib.kernels import pair_similarity
+from ilm_lib.kernels import mean_nll, pair_similarity
 
 
 def contrastive_loss(similarity: Tensor, temperature: float, ids_a: Tensor, ids_b: Tensor) -> Tensor:
@@ -56,12 +56,12 @@ def interaction_loss(a: Tensor, b: Tensor, ids_a: Tensor, ids_b: Tensor, tempera
     return contrastive_loss(pair_similarity(a, b, selection), temperature, ids_a, ids_b)
 
 
-def itg_loss(logits: Tensor, target: Tensor, pad_id: int) -> Tensor:
+def itg_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Item-grounded text generation: mean cross entropy per text token that is no padding.
 
-    Args: logits: (..., V). target: the tokens that come next, in the same order.
+    Args: logits: (L, V) at the places whose next token is no padding. target: (L,) those tokens.
     """
-    return F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=pad_id)
+    return mean_nll(logits, target)
 
 
 def hard_negatives(similarity: Tensor, items: Tensor, temperature: float, generator: torch.Generator | None = None,

@@ -161,10 +161,11 @@ def losses(model: QFormer, batch: Mapping[str, Tensor], params: Phase1, wanted: 
             logits = model.match(cf, ids, mask, pairs=(torch.cat([row, row, item]), torch.cat([row, text, row])))
             out["itm"] = o.itm_loss(logits, len(cf))
     if "itg" in wanted:
-        start, target, at = ids[:, :-1].clone(), ids[:, 1:].flatten(), batch.get("targets")
+        start, target = ids[:, :-1].clone(), ids[:, 1:].flatten()
+        at = batch["targets"] if "targets" in batch else (target != codec.pad).nonzero()[:, 0]
         start[:, 0] = codec.dec
         logits = model.generate(cf, start, mask[:, :-1], memory, at)
-        out["itg"] = o.itg_loss(logits, target if at is None else target[at], codec.pad)
+        out["itg"] = o.itg_loss(logits, target[at])
     return out
 
 

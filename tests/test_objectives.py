@@ -107,16 +107,12 @@ def test_a_batch_of_one_item_can_still_be_drawn_from():
         assert drawn.shape == (4,) and ((0 <= drawn) & (drawn < 4)).all()
 
 
-def test_generation_loss_ignores_padding():
+def test_generation_loss_is_the_mean_over_the_tokens_that_follow():
     torch.manual_seed(0)
-    logits, pad = torch.randn(2, 5, 7), 0
-    ids = torch.tensor([[1, 4, 5, 6, 2], [1, 3, 2, 0, 0]])
-    logp = logits.log_softmax(-1)
-    predicted = [(0, 0, 4), (0, 1, 5), (0, 2, 6), (0, 3, 2), (1, 0, 3), (1, 1, 2)]
-    naive = -sum(logp[p] for p in predicted) / len(predicted)
-    torch.testing.assert_close(o.itg_loss(logits[:, :-1], ids[:, 1:], pad), naive)
-    logits[1, 2:], logits[:, -1] = 9, -9
-    torch.testing.assert_close(o.itg_loss(logits[:, :-1], ids[:, 1:], pad), naive)
+    logits, target = torch.randn(6, 7, requires_grad=True), torch.tensor([4, 5, 6, 2, 3, 2])
+    loss, naive = o.itg_loss(logits, target), -logits.log_softmax(-1)[torch.arange(6), target].mean()
+    torch.testing.assert_close(loss, naive)
+    torch.testing.assert_close(*(torch.autograd.grad(value, logits)[0] for value in (loss, naive)))
 
 
 def test_matching_loss():

@@ -1,0 +1,58 @@
+"""The benchmarks at toy sizes: both sides agree, rows follow the contract of results.csv."""
+
+import pandas as pd
+import pytest
+
+from bench import __main__ as runner
+from bench import decode
+from bench.harness import Row, at_least, at_most, compare, peak_memory, read_results
+
+SMALL = {"batch": 3, "prompt": 20, "items": 60, "width": 64, "layers": 1, "vocab": 300}
+
+
+def test_ratio_says_how_many_times_better():
+    assert at_most("h", 2.0, 5, "s").ratio == 2.5 and at_least("g", 30_000, 20_000, "prompts/s").ratio == 1.5
+    row = compare("a", lambda: None, lambda: sum(range(200_000)), target=2, repeats=3)
+    assert row.ratio == row.theirs / row.ours > 2 and row.unit == "ms"
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_beam_search_and_generate_agree(constrained):
+    setting = decode.setting(**SMALL)
+    decode.same_answers(setting, constrained)
+    answers, _ = decode.ours(setting, constrained)
+    assert len(answers) == 3 and all(len(rows) == 10 for rows in answers)
+
+
+def test_a_difference_is_an_error(monkeypatch):
+    setting = decode.setting(**SMALL)
+    ours = decode.ours
+    monkeypatch.setattr(decode, "ours", lambda s, c: ([rows[::-1] for rows in ours(s, c)[0]], ours(s, c)[1]))
+    with pytest.raises(AssertionError, match="different answers"):
+        decode.same_answers(setting, True)
+
+
+def test_peak_memory_is_that_of_the_call():
+    assert 180 < peak_memory("tests.test_bench:two_hundred_mebibytes") < 260
+
+
+def two_hundred_mebibytes():
+    return bytearray(b"x") * (200 << 20)
+
+
+def test_rows_are_merged_by_case_and_device(tmp_path, monkeypatch):
+    monkeypatch.setenv("ILM_REPORTS_DIR", str(tmp_path))
+    runner.write([Row("a one", 1, 2, "ms", 2.0, 1), Row("a, side", 1, 2, "ms", 2.0, 1, main=False)])
+    monkeypatch.setattr(runner, "device_name", lambda: "another device")
+    runner.write([Row("a one", 3, 9, "ms", 3.0, 1)])
+    runner.write([Row("a one", 3, 12, "ms", 4.0, 1)])
+    results = read_results("results")
+    assert results.columns.tolist() == ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
+    assert sorted(results["ratio"]) == [2.0, 4.0] and read_results("checks")["case"].tolist() == ["a, side"]
+
+
+def test_committed_results_have_one_row_a_letter_and_device():
+    results = read_results("results")
+    assert isinstance(results, pd.DataFrame) and set("abcdefghij") <= set(results["case"].str[0])
+    assert not results.assign(letter=results["case"].str[0]).duplicated(["letter", "device"]).any()
+    assert (results["ratio"] > 0).all() and results["commit"].notna().all()
