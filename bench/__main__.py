@@ -37,10 +37,12 @@ def main(letters: str) -> None:
 
 def write(rows: list[Row]) -> None:
     """Merge rows into the two files, replacing those of the same case and device."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout
+    git = lambda *args: subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    changed = git("status", "--porcelain", "--", "ilm_lib", "bench", "params")
+    commit = git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     for name, main_rows in (("results", True), ("checks", False)):
         new = pd.DataFrame([asdict(r) for r in rows if r.main == main_rows], columns=COLUMNS)
-        new["device"], new["commit"] = device_name(), commit.strip()
+        new["device"], new["commit"] = device_name(), commit
         path = reports_dir() / "speed" / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
