@@ -36,7 +36,6 @@ test: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python -m bench
-	$(BIN)/python -m ilm_lib.report speed
 	@echo "✓ done: open $${ILM_REPORTS_DIR:-reports}/speed/index.html"
 
 lab: .venv/.installed

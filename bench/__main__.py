@@ -18,13 +18,15 @@ import pandas as pd
 import torch
 
 from bench.harness import Row
-from ilm_lib.params import ROOT, reports_dir
+from ilm_lib.params import ROOT, reports_dir, runs_dir
+from ilm_lib.site import notebook_page, shared_style
 
 MODULES = {"abc": "encoder", "de": "decode", "fg": "training", "hi": "data", "j": "study"}
 COLUMNS = ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
 
 
 def main(letters: str) -> None:
+    """Measure the letters, then render the page."""
     for own, module in MODULES.items():
         if set(own) & set(letters):
             print(f"▶ {module} ({', '.join(own)})", flush=True)
@@ -33,6 +35,18 @@ def main(letters: str) -> None:
                 print(f"  {row.case}: {row.ours:.4g} against {row.theirs:.4g} {row.unit}, "
                       f"{row.ratio:.2f} of {row.target:g} wanted", flush=True)
             write(rows)
+    render()
+
+
+def render() -> None:
+    """Notebook 08 on what was measured, as reports/speed/index.html."""
+    executed, out = runs_dir() / "speed" / "08_speed.ipynb", reports_dir() / "speed"
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run([sys.executable, "-m", "papermill", "notebooks/08_speed.ipynb", str(executed), "-k", "python3",
+                    "--no-progress-bar", "--log-level", "WARNING"], cwd=ROOT, check=True)
+    html, css = shared_style(notebook_page(executed)[1].replace('<a href="index.html">← Report</a>', ""))
+    (out / "notebook.css").write_text(css, encoding="utf-8")
+    (out / "index.html").write_text(html, encoding="utf-8")
 
 
 def write(rows: list[Row]) -> None:
