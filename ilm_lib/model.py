@@ -31,6 +31,9 @@ from ilm_lib.prompts import Batch, Indexing, Item, Prompt, PromptEncoder, User
 from ilm_lib.qformer import QFormer
 
 
+MAX_KEPT = 1 << 29  # numbers in the table of item tokens kept for inference: 2 GiB in float32
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """What the model needs to know of the data besides embeddings.
@@ -85,6 +88,7 @@ class ILM(nn.Module):
         self.prompts = PromptEncoder(tokenizer, num_items, encoder.num_query_tokens if encoder else 0,
                                      packs=partial(takes_4d_mask, llm))
         self._trie: Trie | None = None
+        self._items: tuple[Any, Tensor, Tensor | None] | None = None  # see `tokens`
 
     @property
     def device(self) -> torch.device:
@@ -93,6 +97,7 @@ class ILM(nn.Module):
     def train(self, mode: bool = True) -> "ILM":
         super().train(mode)
         self.llm.eval()  # frozen: no dropout, whatever the mode of the encoder
+        self._items = None  # fused optimisers change weights without raising their version
         return self
 
     def embed(self, batch: Batch) -> Tensor:
@@ -103,8 +108,33 @@ class ILM(nn.Module):
         text = self.llm.get_input_embeddings()(batch.input_ids)
         if self.encoder is None or not len(batch.entities):
             return text
-        tokens = self.encoder(self.cf[batch.entities])  # (E, N, H)
-        return interleave(text, tokens, batch.slot_row, batch.slot_start, batch.slot_entity)
+        return interleave(text, self.tokens(batch.entities), batch.slot_row, batch.slot_start, batch.slot_entity)
+
+    def tokens(self, entities: Tensor) -> Tensor:
+        """(E, N, H) tokens of distinct entities (E,), items before users.
+
+        Without gradients an item is encoded once and kept until `train` or `eval` is called or a weight or the precision
+        changes. Users, who may be millions, are encoded as they come; so are items whose table would be too large.
+        """
+        size = self.num_items * self.encoder.num_query_tokens * self.llm.get_input_embeddings().embedding_dim
+        if torch.is_grad_enabled() or size > MAX_KEPT:
+            return self.encoder(self.cf[entities])
+        place = self.device.type
+        state = (id(self.encoder), place, torch.is_autocast_enabled(place),
+                 *(p._version for p in (self.cf, *self.encoder.parameters())))
+        if self._items is None or self._items[0] != state:
+            self._items = state, torch.zeros(self.num_items, dtype=torch.bool, device=self.device), None
+        _, known, table = self._items
+        items, users = (entities[part] for part in (entities < self.num_items, entities >= self.num_items))
+        new = torch.cat([items[~known[items]], users])
+        if len(new):
+            encoded = self.encoder(self.cf[new])
+            if table is None:
+                table = encoded.new_empty(self.num_items, *encoded.shape[1:])
+            first = len(new) - len(users)
+            table[new[:first]], known[new[:first]] = encoded[:first], True
+            self._items = state, known, table
+        return torch.cat([table[items], encoded[first:]]) if len(users) else table[items]
 
     def forward(self, batch: Batch, **kwargs: Any) -> CausalLMOutputWithPast:
         """The LLM's output for encoded prompts (see `backbone.read`: `loss` and the logits of labelled tokens alone

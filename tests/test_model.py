@@ -73,6 +73,29 @@ def test_the_model_reads_its_items(new_ilm):
     assert torch.allclose(a[:2], b[:2], atol=1e-5) and (a[-1] - b[-1]).abs().max() > 1e-3
 
 
+def test_item_tokens_are_kept_until_a_weight_changes(new_ilm):
+    ilm, calls = new_ilm("qformer"), []
+    ilm.encoder.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    prompts = [["a ", Item(3), Item(0), " b ", User(2)], ["c ", Item(3)]]
+    plain = ilm.embed(ilm.encode(prompts)).detach()  # with gradients: the entities of the batch
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(ilm.embed(ilm.encode(prompts)), plain, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ilm.embed(ilm.encode([["c ", Item(3)]])), ilm.embed(ilm.encode([["c ", Item(3)]])))
+    assert calls == [3, 3, 1]  # items once, then the user alone
+    optimizer = torch.optim.AdamW(ilm.encoder.parameters(), lr=0.1, fused=True)
+    ilm.train()
+    sum(p.sum() for p in ilm.encoder.parameters()).backward()
+    optimizer.step()
+    ilm.eval()
+    changed = ilm.embed(ilm.encode(prompts)).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(ilm.embed(ilm.encode(prompts)), changed, atol=1e-5, rtol=1e-5)
+        ilm.cf[3] += 1
+        assert not torch.allclose(ilm.embed(ilm.encode(prompts)), changed)
+    assert not torch.allclose(plain, changed)
+
+
 @pytest.mark.parametrize("encoder", ["mlp", "qformer"])
 def test_the_trained_parameters_are_those_with_a_gradient(new_ilm, encoder):
     ilm = new_ilm(encoder)
