@@ -21,7 +21,7 @@ from bench.harness import Row
 from ilm_lib.params import ROOT, reports_dir, runs_dir
 from ilm_lib.site import notebook_page, shared_style
 
-MODULES = {"abc": "encoder", "de": "decode", "fg": "training", "hi": "data", "j": "study"}
+MODULES = {"abc": "encoder", "de": "decode", "fg": "training", "hi": "data", "j": "study", "klm": "gpu"}
 COLUMNS = ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
 
 

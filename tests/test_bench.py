@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from bench import __main__ as runner
-from bench import decode
+from bench import decode, gpu
 from bench.harness import Row, at_least, at_most, compare, peak_memory, read_results
 
 SMALL = {"batch": 3, "prompt": 20, "items": 60, "width": 64, "layers": 1, "vocab": 300}
@@ -49,6 +49,13 @@ def test_rows_are_merged_by_case_and_device(tmp_path, monkeypatch):
     results = read_results("results")
     assert results.columns.tolist() == ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
     assert sorted(results["ratio"]) == [2.0, 4.0] and read_results("checks")["case"].tolist() == ["a, side"]
+
+
+def test_what_needs_a_gpu_runs_at_any_size(tasks, new_ilm):
+    ilm, sizes = new_ilm("qformer"), gpu.Sizes(query_tokens=3, batch=4, steps=1, users=3, eval_batch=2)
+    assert gpu.pretraining(ilm, tasks, sizes) > 0 and not any(p.requires_grad for p in ilm.llm.parameters())
+    assert gpu.phase2(ilm, tasks, sizes) > 0
+    assert gpu.evaluation(ilm, tasks, sizes) > 0
 
 
 def test_committed_results_have_one_row_a_letter_and_device():
