@@ -179,7 +179,7 @@ class QFormer(nn.Module):
             at: (P,) positions in the flattened batch; logits (P, vocab) of those alone.
         """
         memory = self.encode(cf)[1] if memory is None else memory
-        x, (B, L) = self._embed(ids), ids.shape
+        x, L = self._embed(ids), ids.shape[1]
         see = torch.ones(L, L, dtype=torch.bool, device=ids.device).tril() & mask.bool()[:, None]  # (B, L, L)
         see = F.pad(see, (self.num_query_tokens, 0), value=True)[:, None]  # (B, 1, L, N + L)
         for layer, seen in zip(self.layers, memory):
