@@ -148,6 +148,7 @@ class Elm24(Section):
     phase1_steps: int = Field(259_000, gt=0)
     backbone_steps: int = Field(100_000, gt=0)
     backbone_batch_size: int = Field(32, gt=1)
+    backbone_lr: PositiveFloat | None = Field(None, description="None: that of the profile's backbone")
     phase2_steps: int = Field(100_000, gt=0)
     max_new_tokens: int = Field(64, gt=0)
     max_text_tokens: int = Field(96, gt=0)

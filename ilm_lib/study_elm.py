@@ -43,7 +43,8 @@ def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
     """The LLM of the ELM tasks: ours, pretrained on texts of the training films, or a named one."""
     rows = data(params, seed)
     optim = params.backbone.model_copy(update={"steps": params.elm24.backbone_steps,
-                                               "batch_size": params.elm24.backbone_batch_size})
+                                               "batch_size": params.elm24.backbone_batch_size,
+                                               "lr": params.elm24.backbone_lr or params.backbone.lr})
     settings = {"backbone": optim.model_dump(), "seed": seed}
 
     def make(folder: Path) -> None:
