@@ -215,6 +215,8 @@ def test_site_from_the_command_line(tmp_path, monkeypatch, capsys):
                  "Table 3: OpenP5 recommendation, ML1M, history kept", "0.1064"):  # fmt: skip
         assert text in index, text
     assert "SECRET WARNING" not in page and "fine" in page and "42" in page and "In&nbsp;" not in page
+    assert 'href="notebook.css"' in page and max(map(len, re.findall(r"<style[^>]*>(.*?)</style>", page, re.S))) < 5000
+    assert ".jp-" in (out / "notebook.css").read_text()
     assert len(re.findall(r"<img [^>]*data:image/svg\+xml", page)) == 2
     assert "<code>\\begin{cases}a\\end{cases}</code>" in page
     assert "cdnjs" not in page and "window.MathJax" not in page and "<code>$5</code>" in page and 'href="index.html"' in page
@@ -227,3 +229,12 @@ def test_empty_profile_still_renders(tmp_path):
 
 def test_usage():
     assert report.main([]) == 2 and report.main(["--help"]) == 2
+
+
+def test_speed_has_a_point_and_a_target_for_every_case():
+    rows = pd.DataFrame({"case": ["a one", "b two"], "ratio": [20.0, 0.9], "target": [10.0, 0.85], "device": "CPU"})
+    (ax,) = figures.plot_speed(rows).axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["b two", "a one"]
+    points, targets = ax.lines
+    assert points.get_xdata().tolist() == [20, 0.9] and targets.get_xdata().tolist() == [10, 0.85]
+    assert points.get_ydata().tolist() == targets.get_ydata().tolist() == [1, 0]
