@@ -106,6 +106,19 @@ def paired_bootstrap(
     return PairedDifference(float((a - b).mean()), float(low), float(high), float(p_value))
 
 
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """(n,) p-values corrected for n tests at once (Holm 1979); NaN, a test that was not made, stays NaN.
+
+    The chance of any false alarm among the n stays below the level, whatever ties the tests to each other.
+    """
+    p = np.asarray(p_values, np.float64)
+    made = np.flatnonzero(~np.isnan(p))
+    order = made[np.argsort(p[made], kind="stable")]
+    out = np.full(p.shape, np.nan)
+    out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return out
+
+
 def log_perplexity(nll_sum: float, tokens: int) -> float:
     """Mean negative log likelihood of a target token in nats (Table 1), over all tokens."""
     if tokens <= 0:

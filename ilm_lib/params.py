@@ -79,6 +79,7 @@ class QFormerParams(Section):
     width: int = Field(768, gt=0)
     heads: int = Field(12, gt=0)
     cross_attention_frequency: int = Field(2, gt=0, description="cross attention in every n-th layer")
+    cf_keys: int = Field(1, gt=0, description="keys a CF vector is spread over for cross attention (design, reading 3)")
     text_vocab: int = Field(8000, gt=300, description="BPE size when the text tower starts from scratch")
     text_tower: str | None = Field(None, description="folder of a BERT-family checkpoint, 'minilm', or None")
     max_text_tokens: int = Field(64, gt=4)

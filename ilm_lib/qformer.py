@@ -6,7 +6,7 @@ checkpoint can initialise it.
 
 The item is one vector, so cross attention has one key: its softmax is exactly 1 and the output is
 out_proj(v_proj(e)) for every query. The query and key projections would get zero gradient; they are
-not built.
+not built. With `cf_keys` above 1 the vector is spread over that many keys and queries choose among them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """One layer: a self-attention block that the towers share, then each tower's own blocks."""
 
-    def __init__(self, width: int, heads: int, cross: bool, inner: int):
+    def __init__(self, width: int, heads: int, cross: bool, inner: int, keys: int = 1):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
@@ -46,6 +46,8 @@ class Layer(nn.Module):
         if cross:
             self.cross_value, self.cross_out = nn.Linear(width, width), nn.Linear(width, width)
             self.cross_norm = nn.LayerNorm(width, eps=1e-12)
+            if keys > 1:
+                self.cross_query, self.cross_key = nn.Linear(width, width), nn.Linear(width, width)
         self.cross = cross
         self.query_ffn, self.text_ffn = FeedForward(width, inner), FeedForward(width, inner)
 
@@ -83,12 +85,21 @@ class Layer(nn.Module):
         return self.norm(x[:, at:at + 1] + self.out(seen.permute(1, 0, 2).reshape(B, 1, D)))
 
     def tower(self, x: Tensor, item: Tensor | None = None) -> Tensor:
-        """The tower's own blocks, (B, T, D): of queries with `item` (B, 1, D), of text without."""
+        """The tower's own blocks, (B, T, D): of queries with `item` (B, keys, D), of text without."""
         if item is None:
             return self.text_ffn(x)
         if self.cross:
-            x = self.cross_norm(x + self.cross_out(self.cross_value(item)))
+            x = self.cross_norm(x + self.cross_out(self._read(x, item)))
         return self.query_ffn(x)
+
+    def _read(self, x: Tensor, item: Tensor) -> Tensor:
+        """What cross attention reads: (B, T, D), or (B, 1, D) where one key leaves nothing to choose."""
+        value = self.cross_value(item)
+        if item.shape[1] == 1:
+            return value
+        heads = lambda t: t.view(*t.shape[:2], self.heads, -1).transpose(1, 2)
+        query = heads(self.cross_query(x)).expand(len(item), -1, -1, -1)
+        return attention(query, heads(self.cross_key(item)), heads(value), None).transpose(1, 2).flatten(2)
 
 
 class QFormer(nn.Module):
@@ -104,11 +115,12 @@ class QFormer(nn.Module):
         D = params.width
         self.params, self.num_query_tokens = params, params.num_query_tokens
         self.query_tokens = nn.Parameter(torch.randn(1, params.num_query_tokens, D) * 0.5)
-        self.item_in = nn.Linear(cf_dim, D)
+        self.item_in = nn.Linear(cf_dim, params.cf_keys * D)
         self.word, self.position = nn.Embedding(vocab_size, D), nn.Embedding(params.max_text_tokens, D)
         self.norm = nn.LayerNorm(D, eps=1e-12)
         self.layers = nn.ModuleList(
-            Layer(D, params.heads, i % params.cross_attention_frequency == 0, 4 * D) for i in range(params.layers))
+            Layer(D, params.heads, i % params.cross_attention_frequency == 0, 4 * D, params.cf_keys)
+            for i in range(params.layers))
         self.lm_transform, self.lm_norm = nn.Linear(D, D), nn.LayerNorm(D, eps=1e-12)
         self.lm_bias = nn.Parameter(torch.zeros(vocab_size))
         self.match_head = nn.Linear(D, 2)
@@ -127,7 +139,7 @@ class QFormer(nn.Module):
 
         Up to the first cross attention queries are the same for all items: one row stands for the batch.
         """
-        x, item, memory = self.norm(self.query_tokens), self.item_in(cf)[:, None], []
+        x, item, memory = self.norm(self.query_tokens), self._keys(cf), []
         for layer in self.layers:
             x, own = layer.attend(x)
             x = layer.tower(x, item)
@@ -158,7 +170,7 @@ class QFormer(nn.Module):
         """
         items, texts = pairs if pairs is not None else (torch.arange(len(ids), device=ids.device),) * 2
         N, L = self.num_query_tokens, ids.shape[1]
-        item, see = self.item_in(cf)[items, None], F.pad(mask.bool(), (N, 0), value=True)[:, None, None]
+        item, see = self._keys(cf)[items], F.pad(mask.bool(), (N, 0), value=True)[:, None, None]
         x = torch.cat([self.norm(self.query_tokens).expand(len(ids), -1, -1), self._embed(ids)], 1)
         for i, layer in enumerate(self.layers[:-1]):
             queries, text = layer.attend(x, see)[0].split([N, L], 1)
@@ -187,6 +199,10 @@ class QFormer(nn.Module):
         if at is not None:
             x = x.flatten(0, 1)[at]
         return F.linear(self.lm_norm(F.gelu(self.lm_transform(x))), self.word.weight, self.lm_bias)
+
+    def _keys(self, cf: Tensor) -> Tensor:
+        """(B, d) -> (B, keys, D), what cross attention reads."""
+        return self.item_in(cf).view(len(cf), self.params.cf_keys, -1)
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.norm(self.word(ids) + self.position.weight[:ids.shape[1]])

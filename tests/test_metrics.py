@@ -7,7 +7,7 @@ import pytest
 
 from ilm_lib import metrics
 from ilm_lib.metrics import (
-    embed_sentences, hits_at, log_perplexity, mean_se, ndcg_at, paired_bootstrap, ranking_metrics,
+    embed_sentences, hits_at, holm, log_perplexity, mean_se, ndcg_at, paired_bootstrap, ranking_metrics,
     semantic_consistency, sentence_encoder,
 )
 
@@ -102,6 +102,17 @@ def test_bad_bootstrap_input():
     for a, b in (([1, 2], [1]), ([], []), ([[1]], [[1]]), ([np.nan], [1])):
         with pytest.raises(ValueError):
             paired_bootstrap(a, b)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, np.nan]) == pytest.approx([0.03, 0.06, 0.06, np.nan], nan_ok=True)
+    assert holm([0.9, 0.8]) == pytest.approx([1, 1]) and holm([]).size == 0
+
+
+def test_holm_keeps_the_chance_of_any_false_alarm():
+    rng = np.random.default_rng(3)
+    alarms = [(holm(rng.random(20)) < 0.05).any() for _ in range(1000)]
+    assert 0.03 < np.mean(alarms) < 0.07
 
 
 def test_log_perplexity():

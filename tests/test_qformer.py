@@ -50,6 +50,27 @@ def test_cross_attention_to_one_vector_is_full_attention_with_one_key():
     torch.testing.assert_close(layer.tower(h, item), wanted)
 
 
+def test_cross_attention_to_several_keys_is_full_attention():
+    torch.manual_seed(0)
+    full, layer = nn.MultiheadAttention(12, 3, batch_first=True), Layer(12, 3, cross=True, inner=24, keys=4)
+    nn.init.normal_(full.in_proj_bias)
+    parts = (layer.cross_query, layer.cross_key, layer.cross_value)
+    for part, weight, bias in zip(parts, full.in_proj_weight.chunk(3), full.in_proj_bias.chunk(3)):
+        part.load_state_dict({"weight": weight, "bias": bias})
+    layer.cross_out.load_state_dict(full.out_proj.state_dict())
+    x, item = torch.randn(1, 5, 12), torch.randn(2, 4, 12)  # queries that are still the same for all items
+    both = x.expand(2, -1, -1)
+    torch.testing.assert_close(layer.tower(x, item), layer.query_ffn(layer.cross_norm(both + full(both, item, item)[0])))
+
+
+def test_keys_of_an_item_are_chosen_by_queries(new_qformer, inputs):
+    model, (cf, ids, mask) = away_from_the_start(new_qformer(cf_keys=3)), inputs
+    torch.testing.assert_close(model.queries(cf)[1:2], model.queries(cf[1:2]))
+    logits = model.match(cf, ids, mask).sum() + model.generate(cf, ids, mask).sum()
+    gradients = torch.autograd.grad(logits, [model.layers[0].cross_query.weight, model.layers[0].cross_key.weight])
+    assert all(float(g.abs().max()) > 1e-6 for g in gradients)
+
+
 SIZES = [dict(layers=1), dict(layers=2), dict(layers=4), dict(layers=3, cross_attention_frequency=1)]
 
 
