@@ -13,13 +13,14 @@ import platform
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 import torch
 
 from bench.harness import Row
 from ilm_lib.params import ROOT, reports_dir, runs_dir
-from ilm_lib.site import notebook_page, shared_style
+from ilm_lib.site import notebook_page, write_page
 
 MODULES = {"abc": "encoder", "de": "decode", "fg": "training", "hi": "data", "j": "study", "klm": "gpu"}
 COLUMNS = ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
@@ -44,9 +45,7 @@ def render() -> None:
     executed.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, "-m", "papermill", "notebooks/08_speed.ipynb", str(executed), "-k", "python3",
                     "--no-progress-bar", "--log-level", "WARNING"], cwd=ROOT, check=True)
-    html, css = shared_style(notebook_page(executed)[1].replace('<a href="index.html">← Report</a>', ""))
-    (out / "notebook.css").write_text(css, encoding="utf-8")
-    (out / "index.html").write_text(html, encoding="utf-8")
+    write_page(out / "index.html", notebook_page(executed)[1].replace('<a href="index.html">← Report</a>', ""))
 
 
 def write(rows: list[Row]) -> None:
@@ -68,7 +67,10 @@ def write(rows: list[Row]) -> None:
 def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), platform.machine())
+    cpu = Path("/proc/cpuinfo")  # on Linux alone
+    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line),
+                 platform.processor() or platform.machine())
     return f"{model}, {torch.get_num_threads()} threads"
 
 

@@ -131,7 +131,7 @@ def score_all(llm: PreTrainedModel, prefill: Prefill, trie: Trie) -> Tensor:
     if not isinstance(reader, Tree):
         raise ValueError(f"{type(llm).__name__} takes no 4-D attention mask: rank with beam_search")
     B = len(prefill.logits)
-    parent, column, depth, above = trie.layout()  # of all nodes; node 0 is the root
+    parent, column, depth, above = trie.layout  # of all nodes; node 0 is the root
     inner = (trie.next >= 0).any(1).nonzero()[1:, 0]  # nodes the LLM reads: neither root nor leaf
     read = reader.forward(trie.tokens[column[inner]].expand(B, -1), above[inner][:, inner].expand(B, -1, -1),
                           depth[inner] - 1)
@@ -180,7 +180,8 @@ class Tree:
 
     def forward(self, tokens: Tensor, seen: Tensor, depth: Tensor) -> Tensor:
         """tokens (B, n) that see the prompt and (B, n, G + n) `seen`; depth (n,) or (1,): tokens after the prompt."""
-        see = torch.cat([self.prompt[:, None].expand(-1, tokens.shape[1], -1), seen], 2)[:, None]  # (B, 1, n, T + G + n)
+        prompt = self.prompt[:, None].expand(-1, tokens.shape[1], -1)
+        see = torch.cat([prompt, seen], 2)[:, None]  # (B, 1, n, T + G + n)
         return self.llm(input_ids=tokens, attention_mask=additive(see, self.llm.dtype), past_key_values=self.cache,
                         position_ids=(self.length + depth).expand_as(tokens), use_cache=True).logits
 

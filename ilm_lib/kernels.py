@@ -7,6 +7,7 @@ entities, K beams, I items, C distinct tokens in the trie.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Sequence
 
 import torch
@@ -152,9 +153,11 @@ class Trie:
         tensors = (t.to(device) for t in (torch.tensor(tokens), next_node, item, path, below))
         return cls(*tensors, tuple(answers[0][:stem]), tuple(widths))
 
+    @cached_property
     def layout(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of every node: its parent, its column, its depth, (nodes,) each, and (nodes, nodes) bool: which nodes
-        its answer passes, itself included. The root is its own parent at depth 0."""
+        its answer passes, itself included. The root is its own parent at depth 0. Kept, because
+        `score_all` asks for it with every batch."""
         nodes, device = len(self.next), self.next.device
         parent = torch.zeros(nodes, dtype=torch.long, device=device)
         column, depth = parent.clone(), parent.clone()

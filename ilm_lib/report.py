@@ -1,8 +1,9 @@
 """Tables beside the paper's numbers, run cards and the HTML report.
 
 `python -m ilm_lib.report PROFILE` renders `reports/PROFILE/index.html` from the executed
-notebooks and the results in `runs/PROFILE`, so that a report never mixes two runs. What notebooks need of the files beside this one
-(`ledger`: results and claims; `figures`: plots) can be imported from here as well.
+notebooks and the results in `runs/PROFILE`, so that a report never mixes two runs. What notebooks
+need of the files beside this one (`ledger`: results and claims; `figures`: plots) can be imported
+from here as well.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from IPython.display import HTML
 from ilm_lib.artifacts import peak_memory_gib
 from ilm_lib.figures import (  # noqa: F401 (public here too)
     MARKERS, PALETTE, order_tasks, plot_elm_tasks, plot_item_map, plot_long_tail, plot_losses, plot_metric_by_method,
-    plot_query_similarity, plot_query_tokens, plot_sequence_lengths, plot_speed, save_figure, select, summarise, use_style,
+    plot_query_similarity, plot_query_tokens, plot_sequence_lengths, plot_speed, save_figure, select, summarise,
+    use_style,
 )  # fmt: skip
 from ilm_lib.ledger import (  # noqa: F401
     CLAIM_COLUMNS, VERDICTS, Claim, check_results, read_claims, read_results, verdict, write_claims, write_results,
@@ -37,7 +39,7 @@ from ilm_lib.ledger import (  # noqa: F401
 from ilm_lib.metrics import mean_se  # noqa: F401
 from ilm_lib.paper import LOWER_IS_BETTER, METHODS, METRICS, PAPER, PAPER_SE, PUBLISHED_ML100K, RESULT_COLUMNS
 from ilm_lib.params import ROOT, reports_dir, runs_dir
-from ilm_lib.site import TABLE_CSS, html_table, notebook_page, page, shared_style, verdict_badge
+from ilm_lib.site import TABLE_CSS, html_table, notebook_page, page, verdict_badge, write_page
 
 _SAME = [c for c in RESULT_COLUMNS if c not in ("seed", "value", "n")]
 _CAPTIONS = {
@@ -258,9 +260,7 @@ def render_site(profile: str, *, notebooks: list[Path], results: Path, out: Path
     pages = []
     for path in sorted(map(Path, notebooks)):
         title, html = notebook_page(path)
-        html, css = shared_style(html)
-        write_text(out / "notebook.css", css)
-        write_text(out / f"{path.stem}.html", html)
+        write_page(out / f"{path.stem}.html", html)
         pages.append(f'<li><a href="{quote(path.stem)}.html">{escape(title)}</a></li>')
     for source in (results, results.with_name("claims.csv")):
         if source.exists() and source.resolve() != (out / source.name).resolve():

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ilm_lib.ledger import write_text
+
 VERDICT_CLASS = {
     "reproduced": "good", "not reproduced": "bad", "inconclusive": "open", "not tested": "none",
 }  # fmt: skip
@@ -177,6 +179,15 @@ def shared_style(html: str, name: str = "notebook.css") -> tuple[str, str]:
         return f'<link rel="stylesheet" href="{name}">' if len(sheets) == 1 else ""
 
     return re.sub(r"<style[^>]*>(.*?)</style>", link, html, flags=re.S), "\n".join(sheets)
+
+
+def write_page(path: Path, html: str) -> None:
+    """Write the page of a notebook to `path`, its long style sheets to notebook.css beside it, once a folder."""
+    html, css = shared_style(html)
+    sheet = path.with_name("notebook.css")
+    if not sheet.exists() or sheet.read_text(encoding="utf-8") != css:
+        write_text(sheet, css)
+    write_text(path, html)
 
 
 def notebook_page(path: Path) -> tuple[str, str]:

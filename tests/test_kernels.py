@@ -137,7 +137,8 @@ def test_equal_answers_are_refused():
 
 
 def test_beam_step_takes_the_best_of_all_continuations():
-    scores, logits = torch.tensor([[-1.0, -5.0], [-9.0, 0.0]]), torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(0))
+    scores = torch.tensor([[-1.0, -5.0], [-9.0, 0.0]])
+    logits = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(0))
     total = scores[:, :, None] + logits.log_softmax(-1)
     for columns, allowed in ((None, None), (torch.tensor([1, 3, 4]), torch.tensor([[[True, True, False]] * 2] * 2))):
         left = total if columns is None else total[..., columns].masked_fill(~allowed, -torch.inf)
@@ -151,7 +152,7 @@ def test_beam_step_takes_the_best_of_all_continuations():
 
 def test_trie_layout():
     trie = Trie.build([[3, 4, 5, 2], [3, 4, 6, 2], [3, 4, 6, 7, 2]])
-    parent, column, depth, passes = trie.layout()
+    parent, column, depth, passes = trie.layout
     assert trie.stem == (3, 4) and trie.widths == (1, 1, 1, 2, 1, 0)
     for item, answer in enumerate([[3, 4, 5, 2], [3, 4, 6, 2], [3, 4, 6, 7, 2]]):
         path = trie.path[item, :len(answer)]

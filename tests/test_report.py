@@ -219,7 +219,18 @@ def test_site_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert ".jp-" in (out / "notebook.css").read_text()
     assert len(re.findall(r"<img [^>]*data:image/svg\+xml", page)) == 2
     assert "<code>\\begin{cases}a\\end{cases}</code>" in page
-    assert "cdnjs" not in page and "window.MathJax" not in page and "<code>$5</code>" in page and 'href="index.html"' in page
+    assert "cdnjs" not in page and "window.MathJax" not in page
+    assert "<code>$5</code>" in page and 'href="index.html"' in page
+
+
+def test_pages_of_a_folder_share_their_style_sheet(tmp_path):
+    sheet, html = tmp_path / "notebook.css", "<style>{}</style><style>p{{}}</style><p>{}</p>"
+    for name, css in (("a", "a{}" * 2000), ("b", "a{}" * 2000), ("c", "b{}" * 2000)):  # c: another version's
+        before = sheet.stat().st_ino if sheet.exists() else None
+        site.write_page(tmp_path / f"{name}.html", html.format(css, name))
+        page = (tmp_path / f"{name}.html").read_text()
+        assert page == f'<link rel="stylesheet" href="notebook.css"><style>p{{}}</style><p>{name}</p>'
+        assert sheet.read_text() == css and (sheet.stat().st_ino == before) == (name == "b")
 
 
 def test_empty_profile_still_renders(tmp_path):
