@@ -142,7 +142,8 @@ def phase1_step(sizes: Sizes, repeats: int) -> list[Row]:
     return rows
 
 
-def trainer(module: nn.Module, losses: Callable[[], dict[str, Tensor]], bfloat16: bool, fused: bool) -> Callable[[], None]:
+def trainer(module: nn.Module, losses: Callable[[], dict[str, Tensor]], bfloat16: bool, fused: bool,
+            ) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=fused)
 
     def go() -> None:

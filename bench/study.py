@@ -35,5 +35,6 @@ def copy_checkout(folder: Path) -> None:
     for file in filter(None, listed.split("\0")):
         if (ROOT / file).is_file() and not file.startswith("reports/"):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / file, folder / file)  # with its time, which tells make that the environment is up to date
+            # With its time, which tells make that the environment is up to date.
+            shutil.copy2(ROOT / file, folder / file)
     (folder / ".venv").symlink_to(ROOT / ".venv")

@@ -228,7 +228,8 @@ class QFormer(nn.Module):
             raise ValueError(f"the checkpoint has {depth} layers; set qformer.layers to at most that")
         self.word.weight.copy_(word)
         # The second token type never occurs; the first is a constant that positions can carry.
-        position = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+        position = (weights["embeddings.position_embeddings.weight"]
+                    + weights["embeddings.token_type_embeddings.weight"][0])
         self.position.weight.copy_(position[:len(self.position.weight)])
         _copy(self.norm, weights, "embeddings.LayerNorm")
         for i, layer in enumerate(self.layers):

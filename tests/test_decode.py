@@ -55,7 +55,8 @@ def hugging_face(llm, prompts, length_penalty=0.0, **kwargs):
     """Rows of (tokens before the end, score), best first."""
     ids, mask = left_padded(prompts)
     out = llm.generate(input_ids=ids, attention_mask=mask, num_beams=10, num_return_sequences=10, do_sample=False,
-                       length_penalty=length_penalty, output_scores=True, return_dict_in_generate=True, pad_token_id=0, **kwargs)
+                       length_penalty=length_penalty, output_scores=True, return_dict_in_generate=True, pad_token_id=0,
+                       **kwargs)
     rows = [(s[:s.index(EOS)] if EOS in s else None) for s in out.sequences[:, ids.shape[1]:].tolist()]
     scores = out.sequences_scores.tolist()
     return [list(zip(rows[i:i + 10], scores[i:i + 10])) for i in range(0, len(rows), 10)]
@@ -150,7 +151,8 @@ def test_readers_leave_the_prefill_alone_and_agree(llm):
     prefill, kinds = read(llm), [Rows] + [Tree] * takes_4d_mask(llm, 20)
     keys = [layer.keys.clone() for layer in prefill.cache.layers]
     stem, beam = torch.tensor([[5, 6]] * 3), torch.tensor([[0, 0, 0], [0, 0, 0], [0, 0, 0]])
-    steps = [(torch.tensor([[7, 8, 9]] * 3), beam), (torch.tensor([[3, 4]] * 3), torch.tensor([[2, 0], [1, 1], [0, 2]]))]
+    steps = [(torch.tensor([[7, 8, 9]] * 3), beam),
+             (torch.tensor([[3, 4]] * 3), torch.tensor([[2, 0], [1, 1], [0, 2]]))]
     outputs = []
     with torch.no_grad():
         for reader in (kind(llm, prefill) for kind in kinds):

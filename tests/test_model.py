@@ -30,7 +30,8 @@ def test_text_alone_goes_through_the_bare_llm_bit_for_bit(new_ilm, encoder, kind
         assert torch.equal(ilm(batch).logits, ilm.llm(torch.tensor([ids])).logits)
     new = ilm.llm.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
                            max_new_tokens=8, do_sample=False)
-    assert ilm.generate(prompt, max_new_tokens=8) == ilm.tokenizer.decode(new[0, len(ids):], skip_special_tokens=True).strip()
+    text = ilm.tokenizer.decode(new[0, len(ids):], skip_special_tokens=True)
+    assert ilm.generate(prompt, max_new_tokens=8) == text.strip()
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -190,7 +191,8 @@ def test_the_loss_is_that_of_the_llm_with_labels(new_ilm, kind, on):
     ilm = new_ilm("qformer", kind)
     batch = ilm.encode(MIXED, answers=ANSWERS, loss_on=on)
     position = {} if kind == "bloom" else {"position_ids": batch.position_ids}
-    wanted = ilm.llm(inputs_embeds=ilm.embed(batch), attention_mask=batch.attention_mask, labels=batch.labels, **position)
+    wanted = ilm.llm(inputs_embeds=ilm.embed(batch), attention_mask=batch.attention_mask, labels=batch.labels,
+                     **position)
     out = ilm(batch)
     torch.testing.assert_close(out.loss, wanted.loss, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(out.logits, wanted.logits.flatten(0, 1)[batch.scored], atol=1e-4, rtol=1e-4)

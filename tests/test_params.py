@@ -38,7 +38,8 @@ def test_a_bad_value_names_its_key(key, value):
 
 
 @pytest.mark.parametrize("loop", ["phase1", "backbone", "phase2"])
-@pytest.mark.parametrize("key, value", [("steps", 0), ("batch_size", 1), ("lr", 0), ("warmup", 1), ("weight_decay", -1)])
+@pytest.mark.parametrize(
+    "key, value", [("steps", 0), ("batch_size", 1), ("lr", 0), ("warmup", 1), ("weight_decay", -1)])
 def test_every_training_loop_has_the_same_limits(loop, key, value):
     with pytest.raises(ParamsError, match=rf"{loop}\.{key}.*greater|{loop}\.{key}.*less"):
         load_params("toy", **{f"{loop}.{key}": value})

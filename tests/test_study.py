@@ -60,7 +60,8 @@ def test_notebooks_reproduce_their_claims(tmp_path):
     env = {**os.environ, "ILM_RUNS_DIR": str(tmp_path / "runs"), "ILM_REPORTS_DIR": str(tmp_path / "reports"),
            "ILM_PROGRESS": os.devnull, "OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
     run = subprocess.run([sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=900", "-q", "-p",
-                          "no:cacheprovider", *map(str, NOTEBOOKS)], cwd=tmp_path, env=env, capture_output=True, text=True)
+                          "no:cacheprovider", *map(str, NOTEBOOKS)],
+                         cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
 
     results = pd.read_csv(tmp_path / "runs/toy/results.csv", keep_default_na=False)
@@ -80,7 +81,8 @@ def _site(tmp_path: Path, env: dict[str, str]) -> None:
     executed.mkdir(parents=True)
     for path in NOTEBOOKS[:2]:
         (executed / path.name).write_bytes(path.read_bytes())
-    subprocess.run([sys.executable, "-m", "ilm_lib.report", "toy"], cwd=tmp_path, env=env, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "ilm_lib.report", "toy"], cwd=tmp_path, env=env, check=True,
+                   capture_output=True)
     site = tmp_path / "reports/toy"
     index = (site / "index.html").read_text(encoding="utf-8")
     for link in re.findall(r'(?:href|src)="([^"#:]+)"', index):
@@ -89,9 +91,9 @@ def _site(tmp_path: Path, env: dict[str, str]) -> None:
 
 
 def test_papermill_refuses_a_misspelt_parameter(tmp_path):
-    run = subprocess.run([sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), str(tmp_path / "out.ipynb"), "-k", "python3",
-                          "-p", "sede", "3", "--no-progress-bar"], env={**os.environ, "ILM_RUNS_DIR": str(tmp_path / "runs")},
-                         capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), str(tmp_path / "out.ipynb"),
+                          "-k", "python3", "-p", "sede", "3", "--no-progress-bar"],
+                         env={**os.environ, "ILM_RUNS_DIR": str(tmp_path / "runs")}, capture_output=True, text=True)
     assert run.returncode != 0
     assert "unknown parameter 'sede'" in run.stderr and "Did you mean 'seed'" in run.stderr
     assert not (tmp_path / "runs").exists()  # stopped before any work
