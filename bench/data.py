@@ -14,14 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bench.harness import Row, at_most, resident_peak
+from bench.harness import Row, at_most, openp5_folder, resident_peak
 from ilm_lib.data import Dataset, load_openp5
 from ilm_lib.data.templates import OUR_TEMPLATES
 from ilm_lib.embeddings import fit_cf
-from ilm_lib.prompts import Batch, Indexing, PromptEncoder, train_tokenizer
+from ilm_lib.indexing import Indexing
+from ilm_lib.params import ROOT
+from ilm_lib.prompts import Batch, PromptEncoder
 from ilm_lib.recommendation import RecommendationTasks
+from ilm_lib.tokenizer import train_tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
 ITEMS, MEAN_LENGTH, SAMPLE = 200_000, 100, 20_000
 BYTES_PER_INTERACTION = 20  # on disk: the text, the codes and the rows, with room to spare
 
@@ -29,7 +31,7 @@ BYTES_PER_INTERACTION = 20  # on disk: the text, the codes and the rows, with ro
 def run(interactions: int = 100_000_000) -> list[Row]:
     """Rows of h and i, each with its peak memory; what cannot run here is left out and the reason printed."""
     rows = []
-    ml1m = Path(os.environ.get("ILM_DATA_DIR") or ROOT.parent / "shared" / "data") / "openp5" / "ML1M"
+    ml1m = openp5_folder() / "ML1M"
     if ml1m.is_dir():
         seconds, mebibytes = measure("start", ml1m)
         rows += [at_most("h ML1M dataset start", seconds, 5, "s"),

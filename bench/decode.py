@@ -15,6 +15,7 @@ from ilm_lib.kernels import Trie
 from ilm_lib.training import device
 
 BEAMS, EOS, DIGITS = 10, 2, 3  # token ids from DIGITS on stand for the pairs of digits 00 to 99
+PAPER = {"layers": 8, "width": 1024}  # of the decoder, on a GPU; there it is timed in bfloat16
 
 
 def setting(batch: int = 64, prompt: int = 200, items: int = 3000, width: int = 256, layers: int = 4, vocab: int = 8000,
@@ -25,19 +26,24 @@ def setting(batch: int = 64, prompt: int = 200, items: int = 3000, width: int = 
     llm = LlamaForCausalLM(LlamaConfig(
         vocab_size=vocab, hidden_size=width, num_hidden_layers=layers, num_attention_heads=max(1, width // 64),
         intermediate_size=2 * width, max_position_embeddings=1024, tie_word_embeddings=True, pad_token_id=0,
-        bos_token_id=1, eos_token_id=EOS, initializer_range=0.06, attn_implementation=attention_implementation())).eval()
+        bos_token_id=1, eos_token_id=EOS, initializer_range=0.06,
+        attn_implementation=attention_implementation())).eval()
     # Random weights never end a sentence: where answers shall be of a few tokens, the end must be likely.
     likely_end = torch.zeros(vocab).index_fill_(0, torch.tensor(EOS), 9.0).to(device())
     llm.lm_head.register_forward_hook(lambda module, args, logits: logits + likely_end.to(logits.dtype))
     lengths = rng.integers(int(0.9 * prompt), int(1.1 * prompt) + 1, size=batch)
-    place = torch.arange(lengths.max())
-    mask = (place >= int(lengths.max()) - torch.from_numpy(lengths)[:, None]).long()
+    mask = (torch.arange(lengths.max()) >= int(lengths.max()) - torch.from_numpy(lengths)[:, None]).long()
     ids = torch.randint(110, vocab, mask.shape) * mask
     answers = [[vocab - 1, vocab - 2, DIGITS + n // 100, DIGITS + n % 100, EOS]
                for n in np.sort(rng.choice(np.arange(1001, 9999), items, replace=False))]
     place = device()
     return {"llm": llm.to(place), "ids": ids.to(place), "mask": mask.to(place), "answers": answers,
             "trie": Trie.build(answers, place)}
+
+
+def sizes_here() -> dict[str, int]:
+    """What `setting` is asked for: the paper's decoder on a GPU, else its defaults."""
+    return PAPER if torch.cuda.is_available() else {}
 
 
 @torch.no_grad()
@@ -74,12 +80,9 @@ def same_answers(s: dict[str, Any], constrained: bool) -> None:
         raise AssertionError("beam search and generate found different answers")
 
 
-PAPER = {"layers": 8, "width": 1024}  # of the decoder, on a GPU; there it is timed in bfloat16
-
-
 def run(**sizes: int) -> list[Row]:
     """Rows d and e, with the memory of d beside it. Answers are compared in float32."""
-    sizes = sizes or (PAPER if torch.cuda.is_available() else {})
+    sizes = sizes or sizes_here()
     s, batch, rows = setting(**sizes), sizes.get("batch", 64), []
     for letter, name, constrained, target in (("d", "constrained", True, 10.0), ("e", "free", False, 4.0)):
         same_answers({**s, "llm": s["llm"].float()}, constrained)
@@ -94,8 +97,8 @@ def run(**sizes: int) -> list[Row]:
 
 
 def once_ours() -> None:
-    ours(setting(**(PAPER if torch.cuda.is_available() else {})), constrained=True)
+    ours(setting(**sizes_here()), constrained=True)
 
 
 def once_hugging_face() -> None:
-    hugging_face(setting(**(PAPER if torch.cuda.is_available() else {})), constrained=True)
+    hugging_face(setting(**sizes_here()), constrained=True)

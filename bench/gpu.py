@@ -1,9 +1,9 @@
-"""What only a GPU can show, at the paper's sizes in bfloat16: model FLOP utilisation of backbone pretraining (k) and of a
-phase-2 step (l), and the whole beam-10 evaluation of Beauty (m). Weights are random: speed does not ask what they are."""
+"""What only a GPU can show, at the paper's sizes in bfloat16: model FLOP utilisation of backbone pretraining (k) and
+of a phase-2 step (l), and the whole beam-10 evaluation of Beauty (m). Weights are random: speed does not ask what
+they are."""
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.harness import REPEATS, Row, at_least, at_most, milliseconds
+from bench.harness import REPEATS, Row, at_least, at_most, milliseconds, openp5_folder
 from ilm_lib.adapters import QFormerEncoder
 from ilm_lib.backbone import LanguageModel, new_backbone
 from ilm_lib.data import load_openp5
 from ilm_lib.data.templates import load_templates
+from ilm_lib.indexing import Indexing
 from ilm_lib.model import ILM
-from ilm_lib.params import ROOT, Backbone, Optim, QFormerParams
-from ilm_lib.prompts import Batch, Indexing, PromptEncoder, train_tokenizer
+from ilm_lib.params import Backbone, Optim, QFormerParams
+from ilm_lib.prompts import Batch, PromptEncoder
 from ilm_lib.qformer import QFormer
 from ilm_lib.recommendation import TASKS, RecommendationTasks, rank
+from ilm_lib.tokenizer import train_tokenizer
 from ilm_lib.training import device, fit
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16 FLOP/s, from the makers' data sheets
@@ -46,7 +48,7 @@ class Sizes:
 
 def run(sizes: Sizes = Sizes()) -> list[Row]:
     """Rows k, l and m; nothing where there is no GPU, or no Beauty in $ILM_DATA_DIR/openp5."""
-    folder = Path(os.environ.get("ILM_DATA_DIR") or ROOT.parent / "shared" / "data") / "openp5"
+    folder = openp5_folder()
     if not torch.cuda.is_available() or not (folder / "Beauty").is_dir():
         print("k, l, m are left out: they need a GPU and openp5/Beauty in ILM_DATA_DIR")
         return []
@@ -64,12 +66,12 @@ def beauty(folder: Path, sizes: Sizes) -> tuple[ILM, RecommendationTasks]:
     data = load_openp5(folder / "Beauty")
     tasks = RecommendationTasks(data, load_templates(folder / "prompt.txt"),
                                 Indexing("Beauty", data.user_index, data.item_index), history_max=20)
-    texts = ["".join(s for s in p if isinstance(s, str)) + a for p, a in tasks.draw(np.random.default_rng(0), 4000)]
-    tokenizer = train_tokenizer(texts, 2000)
+    tokenizer = train_tokenizer(tasks.corpus(), 2000)
     torch.manual_seed(0)
     llm = new_backbone(Backbone(layers=sizes.layers, width=sizes.width, heads=sizes.heads), tokenizer, max_length=1024)
-    qformer = QFormer(QFormerParams(num_query_tokens=sizes.query_tokens, layers=sizes.query_layers, width=sizes.query_width,
-                                    heads=sizes.query_heads), 64, len(tokenizer))
+    query = QFormerParams(num_query_tokens=sizes.query_tokens, layers=sizes.query_layers, width=sizes.query_width,
+                          heads=sizes.query_heads)
+    qformer = QFormer(query, 64, len(tokenizer))
     cf = torch.randn(data.num_items + data.num_users, 64)
     ilm = ILM(llm, tokenizer, QFormerEncoder(qformer, sizes.width), cf, data.num_items, tasks.catalogue())
     return ilm.to(device()), tasks
@@ -89,7 +91,8 @@ def phase2(ilm: ILM, tasks: RecommendationTasks, sizes: Sizes) -> float:
     """Useful FLOP/s with the LLM frozen: no product for its weights' gradients; the encoder's distinct entities."""
     batches = tasks.training_batches(ilm.prompts, sizes.batch, "target", seed=0)
     trained = ilm.encoder.trained_parameters()
-    seconds = training_seconds(ilm, trained, lambda m, b: {"loss": m(b.to(device()), use_cache=False).loss}, batches, sizes)
+    loss = lambda m, b: {"loss": m(b.to(device()), use_cache=False).loss}
+    seconds = training_seconds(ilm, trained, loss, batches, sizes)
     entities = sum(len(batches(n).entities) for n in range(sizes.steps)) * sizes.query_tokens
     return (2 * 2 * weights(ilm.llm) * real_tokens(batches, sizes)
             + 3 * 2 * sum(p.numel() for p in trained if p.dim() == 2) * entities) / seconds
@@ -110,7 +113,8 @@ def evaluation(ilm: ILM, tasks: RecommendationTasks, sizes: Sizes) -> float:
 def training_seconds(model: nn.Module, parameters: list, loss, batches, sizes: Sizes) -> float:
     """Median seconds of `steps` steps of `fit`, after one run to warm up."""
     optim = Optim(steps=sizes.steps, batch_size=sizes.batch, precision="bfloat16")
-    times = sorted(milliseconds(lambda: fit(model, parameters, loss, batches, optim, seed=0)) for _ in range(REPEATS + 1))
+    steps = lambda: fit(model, parameters, loss, batches, optim, seed=0)
+    times = sorted(milliseconds(steps) for _ in range(REPEATS + 1))
     return times[REPEATS // 2] / 1e3
 
 

@@ -6,6 +6,7 @@ over the limit. So `ratio >= target` always means met.
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -95,6 +96,11 @@ def read_results(name: str) -> pd.DataFrame:
     """"results" or "checks" of the newest `make bench`; of the committed report where none was run here."""
     written, committed = (folder / "speed" / f"{name}.csv" for folder in (reports_dir(), ROOT / "reports"))
     return pd.read_csv(written if written.exists() else committed)
+
+
+def openp5_folder() -> Path:
+    """OpenP5's data sets: in ILM_DATA_DIR, else in shared/data beside this checkout; they need not be there."""
+    return Path(os.environ.get("ILM_DATA_DIR") or ROOT.parent / "shared" / "data") / "openp5"
 
 
 def resident_peak() -> float:

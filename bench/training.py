@@ -6,23 +6,23 @@ same model alone on a dense batch. g: prompts a second of one core, drawn, rende
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from bench.harness import REPEATS, Row, at_least, at_most, in_turn
+from bench.harness import REPEATS, Row, at_least, at_most, in_turn, openp5_folder
 from ilm_lib.backbone import LanguageModel, new_backbone
 from ilm_lib.data import load_openp5
 from ilm_lib.data.templates import load_templates
-from ilm_lib.params import ROOT, Backbone
-from ilm_lib.prompts import Indexing, PromptEncoder, train_tokenizer
+from ilm_lib.indexing import Indexing
+from ilm_lib.params import Backbone
+from ilm_lib.prompts import PromptEncoder
 from ilm_lib.recommendation import RecommendationTasks
+from ilm_lib.tokenizer import train_tokenizer
 from ilm_lib.training import device, fit, use_bfloat16
 
 PROMPTS, STEPS = 64, 3  # a batch; steps a measurement
@@ -30,16 +30,14 @@ PROMPTS, STEPS = 64, 3  # a batch; steps a measurement
 
 def run() -> list[Row]:
     """Rows of f and g, and of the padding in a batch."""
-    folder = Path(os.environ.get("ILM_DATA_DIR") or ROOT.parent / "shared" / "data") / "openp5"
+    folder = openp5_folder()
     if not (folder / "ML1M").is_dir():
         print(f"f and g are left out: {folder / 'ML1M'} is not there; set ILM_DATA_DIR")
         return []
     data = load_openp5(folder / "ML1M")
     indexing = Indexing("ML1M", data.user_index, data.item_index)
     tasks = RecommendationTasks(data, load_templates(folder / "prompt.txt"), indexing, history_max=20)
-    texts = ["".join(s for s in prompt if isinstance(s, str)) + answer
-             for prompt, answer in tasks.draw(np.random.default_rng(0), 4000)]
-    tokenizer = train_tokenizer(texts, 1000)
+    tokenizer = train_tokenizer(tasks.corpus(), 1000)
     rows = [throughput(tasks, tokenizer)]
     for tokens in (0, 8):
         rows += [padding(tasks, tokenizer, tokens), prompt_rate(tasks, tokenizer, tokens)]
@@ -47,7 +45,7 @@ def run() -> list[Row]:
 
 
 def throughput(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase) -> Row:
-    """Tokens a second of training steps; theirs reads rows of our width, as many as hold our real tokens."""
+    """Tokens a second of training steps; theirs reads rows of our length, as many as hold our real tokens."""
     layers, width = (8, 1024) if torch.cuda.is_available() else (4, 256)  # the paper's decoder on a GPU
     params = Backbone(steps=STEPS, batch_size=PROMPTS, layers=layers, width=width, heads=width // 64, vocab=1000,
                       optimizer="adamw", precision="auto")
@@ -57,8 +55,8 @@ def throughput(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase) -
     batches = tasks.training_batches(encoder, PROMPTS, "text", seed=0)
     seen = [batches(n) for n in range(STEPS)]
     tokens = sum(int((b.segment > 0).sum()) for b in seen)
-    width = round(statistics.mean(b.segment.shape[1] for b in seen))
-    dense = torch.randint(len(tokenizer), (round(tokens / STEPS / width), width), device=device())
+    length = round(statistics.mean(b.segment.shape[1] for b in seen))
+    dense = torch.randint(len(tokenizer), (round(tokens / STEPS / length), length), device=device())
 
     def ours() -> None:
         fit(model, list(model.parameters()), lambda m, b: {"lm": m(b.to(device()))}, batches, params, seed=0)

@@ -24,10 +24,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from ilm_lib.adapters import ItemEncoder, MLPEncoder, QFormerEncoder
 from ilm_lib.backbone import context_length, freeze, load_backbone, read, weights_fingerprint
 from ilm_lib.decode import Beams, Prefill, beam_search
+from ilm_lib.indexing import Indexing
 from ilm_lib.kernels import Trie, interleave
 from ilm_lib.masks import takes_4d_mask
 from ilm_lib.params import QFormerParams
-from ilm_lib.prompts import Batch, Indexing, Item, Prompt, PromptEncoder, User
+from ilm_lib.prompts import Batch, Item, Prompt, PromptEncoder, User
 from ilm_lib.qformer import QFormer
 
 
@@ -113,8 +114,9 @@ class ILM(nn.Module):
     def tokens(self, entities: Tensor) -> Tensor:
         """(E, N, H) tokens of distinct entities (E,), items before users.
 
-        Without gradients an item is encoded once and kept until `train` or `eval` is called or a weight or the precision
-        changes. Users, who may be millions, are encoded as they come; so are items whose table would be too large.
+        Without gradients an item is encoded once and kept until `train` or `eval` is called or a weight or the
+        precision changes. Users, who may be millions, are encoded as they come; so are items whose table would be
+        too large.
         """
         size = self.num_items * self.encoder.num_query_tokens * self.llm.get_input_embeddings().embedding_dim
         if torch.is_grad_enabled() or size > MAX_KEPT:
@@ -158,7 +160,8 @@ class ILM(nn.Module):
         return self.prompts.batch(prompts, max_length=context_length(self.llm), **kwargs).to(self.device)
 
     @torch.no_grad()
-    def generate(self, prompt: Prompt | Sequence[Prompt], *, max_new_tokens: int = 64, **kwargs: Any) -> str | list[str]:
+    def generate(self, prompt: Prompt | Sequence[Prompt], *, max_new_tokens: int = 64, **kwargs: Any,
+                 ) -> str | list[str]:
         """Continue an interleaved prompt, or a list of them.
 
         Args:
@@ -201,7 +204,8 @@ class ILM(nn.Module):
     def search(self, prefill: Prefill, beams: int, banned: Tensor | None = None, constrained: bool = True) -> Beams:
         """Beam search for items; constrained to valid ids, or free (one more token, for slips)."""
         return beam_search(self.llm, prefill, beams=beams, eos_id=self.tokenizer.eos_token_id, banned=banned,
-                           trie=self.trie if constrained else None, max_new_tokens=self.answer_length + (not constrained))
+                           trie=self.trie if constrained else None,
+                           max_new_tokens=self.answer_length + (not constrained))
 
     def recommend(self, user: User, history: Sequence[Item] = (), k: int = 10, *, exclude_history: bool = True,
                   ) -> list[Recommendation]:

@@ -20,8 +20,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ilm_lib import objectives as o
 from ilm_lib.artifacts import write_json
 from ilm_lib.params import Loss, Phase1, QFormerParams
-from ilm_lib.prompts import train_tokenizer
 from ilm_lib.qformer import QFormer
+from ilm_lib.tokenizer import train_tokenizer
 from ilm_lib.training import device, fit
 
 TEXT_LOSSES = ("itc", "itg", "itm")
@@ -120,7 +120,8 @@ class Batches:
 
     def draw(self, kind: str, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
         count = len(self.pairs.entity) if kind == "text" else len(getattr(self.pairs, kind))
-        rows = rng.choice(count, size=min(size, count), replace=False) if count < 4 * size else rng.integers(count, size=size)
+        rows = (rng.choice(count, size=min(size, count), replace=False) if count < 4 * size
+                else rng.integers(count, size=size))
         return self.text(rows) if kind == "text" else self.interaction(kind, rows)
 
 
@@ -198,7 +199,8 @@ def train_phase1(pairs: Pairs, cf: Tensor, qformer: QFormerParams, params: Phase
 
 
 @torch.no_grad()
-def heldout(model: QFormer, data: Batches, params: Phase1, wanted: Sequence[Loss], codec: TextCodec) -> dict[str, float]:
+def heldout(model: QFormer, data: Batches, params: Phase1, wanted: Sequence[Loss], codec: TextCodec,
+            ) -> dict[str, float]:
     """Losses on held-out pairs, retrieval among held-out items, and query collapse.
 
     Keys: the wanted losses; "recall@1", "recall@10" of item-to-text retrieval; "query_cosine", the mean
@@ -247,8 +249,8 @@ def yardsticks(pairs: Pairs, cf: Tensor, params: Phase1) -> dict[str, float]:
     return values
 
 
-def run_phase1(folder: Path, pairs: Pairs, cf: Tensor, qformer: QFormerParams, params: Phase1, wanted: Sequence[Loss], *,
-               seed: int) -> None:
+def run_phase1(folder: Path, pairs: Pairs, cf: Tensor, qformer: QFormerParams, params: Phase1, wanted: Sequence[Loss],
+               *, seed: int) -> None:
     """Train and leave `qformer.safetensors`, the text tokenizer, the history and diagnostics in a folder."""
     model, codec, history = train_phase1(pairs, cf, qformer, params, wanted, seed=seed, state=folder / "state.pt")
     save_file(model.state_dict(), folder / "qformer.safetensors")

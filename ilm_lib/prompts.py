@@ -1,27 +1,24 @@
 """The interleaved prompt: a list of str, `Item` and `User`, and its way to token ids.
 
-This is the paper's Figure 1. There is one path for training and inference: `render` turns a template
-into a prompt, `PromptEncoder.batch` turns prompts into ids with slots, and the model writes the item
-tokens into the slots.
+This is the paper's Figure 1. There is one path for training and inference: `Indexing.render` turns a
+template into a prompt, `PromptEncoder.batch` turns prompts into ids with slots, and the model writes the
+item tokens into the slots.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from array import array
 from bisect import bisect_left, insort
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain
-from string import Formatter
 from typing import Callable, Iterable, Sequence, Union
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from ilm_lib.masks import additive
 
@@ -41,6 +38,11 @@ class User:
 
 
 Prompt = Sequence[Union[str, Item, User]]
+
+CUT = re.compile(r"(?<=\S)(?= )")  # where texts are cut into pieces: before a blank that follows a non-blank
+# The same place within a token: byte-level vocabularies write a blank as \u0120 (tab, line feed, carriage return as
+# \u0109, \u010a, \u010d), SentencePiece as \u2581.
+_SPANS = re.compile("[^ \u0120\u2581\\s\u0109\u010a\u010d][ \u0120\u2581]")
 
 
 @dataclass(frozen=True)
@@ -136,14 +138,14 @@ class PromptEncoder:
         """Whether a text may be cut before a blank that follows a non-blank.
 
         It may if no token of the vocabulary spans such a place, as where blanks belong to the word that follows
-        (ours does so by `_PIECES`), and if texts get no mark at their start, which a trial shows. Where it may
+        (ours does so, see `tokenizer`), and if texts get no mark at their start, which a trial shows. Where it may
         not, texts are tokenized whole.
         """
         if any(_SPANS.search(token) for token in self.tokenizer.get_vocab()):
             return False
         words = ["an", "Item", "user_17", "2024", "7", "don't", ".", ", ", "??", "\n", "\u00e9t\u00e9", "\u653b\u6bbb"]
         texts = [f"{a} {b}" for a in words for b in words]
-        pieces = [_CUT.split(text) for text in texts]
+        pieces = [CUT.split(text) for text in texts]
         ids = lambda given: self.tokenizer(given, add_special_tokens=False)["input_ids"]
         of_piece = dict(zip(known := sorted({*chain(*pieces)}), ids(known)))
         return all(list(chain(*map(of_piece.get, cut))) == whole for cut, whole in zip(pieces, ids(texts)))
@@ -284,117 +286,3 @@ def pack_rows(length: np.ndarray, packs: Callable[[int], bool]) -> tuple[np.ndar
         if length.sum() >= 0.9 * area(best):
             break
     return best
-
-
-@dataclass(frozen=True)
-class Indexing:
-    """How items and users are named in text: `item_1234`, `user_17` (random indexing of OpenP5)."""
-
-    dataset: str
-    user_index: np.ndarray
-    item_index: np.ndarray
-    history_separator: str = " , "
-
-    def render(self, source: str, user: int, history: Iterable[int] = ()) -> Prompt:
-        """Fill a template; every index is followed by the slot of its embedding (section 4.1).
-
-        Texts are cut where `PromptEncoder` may cut them, so that the pieces are few and come again.
-
-        Args: source: e.g. "What follows {dataset} items {history} for {dataset} user_{user_id} ?"
-        """
-        prompt: list[str | Item | User] = []
-        for texts, lead, field in _parts(source, self.dataset):
-            prompt += texts
-            if field == "user_id":
-                prompt += self._named_user(lead, user)
-            elif field == "history":
-                for row in history:
-                    prompt += self._named_item(lead, int(row))
-                    lead = self.history_separator
-        return prompt
-
-    def answer(self, target: str, row: int) -> str:
-        """The answer's text, e.g. " Toy item_1234", from a template's target."""
-        return self._answer(target, int(row))
-
-    # Bounded: a catalogue's users may be many more than are met again soon.
-
-    @cached_property
-    def _named_user(self) -> Callable[[str, int], tuple[str, User]]:
-        return lru_cache(1 << 16)(lambda lead, row: (f"{lead}{self.user_index[row]}", User(row)))
-
-    @cached_property
-    def _named_item(self) -> Callable[[str, int], tuple[str, Item]]:
-        return lru_cache(1 << 16)(lambda lead, row: (f"{lead}item_{self.item_index[row]}", Item(row)))
-
-    @cached_property
-    def _answer(self) -> Callable[[str, int], str]:
-        def answer(target: str, row: int) -> str:
-            text = target.replace("{dataset}", self.dataset)
-            if "item_{target}" not in text:
-                text = text.replace("{target}", "item_{target}")
-            return " " + text.replace("{target}", str(self.item_index[row])).strip()
-
-        return lru_cache(1 << 16)(answer)
-
-
-_CUT = re.compile(r"(?<=\S)(?= )")
-# The same place within a token: byte-level vocabularies write a blank as \u0120 (tab, line feed, carriage return as
-# \u0109, \u010a, \u010d), SentencePiece as \u2581.
-_SPANS = re.compile("[^ \u0120\u2581\\s\u0109\u010a\u010d][ \u0120\u2581]")
-
-
-@lru_cache(None)
-def _parts(source: str, dataset: str) -> list[tuple[list[str], str, str | None]]:
-    """A template as texts, what leads up to a field ("user_") and the field, again and again.
-
-    Words that touch a field are pieces of their own, because the same words come with every value of it.
-    """
-    parts, text = [], ""
-    for literal, field, _, _ in Formatter().parse(source):
-        text += literal + (dataset if field == "dataset" else "")
-        if field in ("user_id", "history"):
-            *texts, lead = _CUT.split(text)
-            parts.append((_ends(texts), lead, field))
-            text = ""
-    return [*parts, (_ends(_CUT.split(text)), "", None)]
-
-
-def _ends(words: list[str]) -> list[str]:
-    """The first word, then the others in one."""
-    return [text for text in (words[0], "".join(words[1:])) if text] if words else []
-
-
-# An index is read in pairs of digits, so that 100 tokens name every item of any catalogue.
-_PIECES = r" ?[\p{L}]+_?|\d{1,2}| ?[^\s\p{L}\d]+|\s+"
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, *, specials: Sequence[str] = ("[PAD]", "[BOS]", "[EOS]"),
-                    ) -> PreTrainedTokenizerFast:
-    """A small lossless byte-level BPE tokenizer.
-
-    Args:
-        texts: training texts. vocab_size: upper bound, with the 256 bytes, 100 pairs of digits and the
-            specials, which are there in any case.
-        specials: padding, beginning and end of sequence, in this order; further ones may follow.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_PIECES), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 100, special_tokens=list(specials), show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    tokenizer.train_from_iterator(texts, trainer)
-    state = json.loads(tokenizer.to_str())
-    vocab, merges = state["model"]["vocab"], state["model"]["merges"]
-    for pair in (f"{i:02d}" for i in range(100)):  # every pair of digits is one token, seen in training or not
-        if pair not in vocab:
-            vocab[pair] = len(vocab)
-            merges.append(list(pair))
-    tokenizer = Tokenizer.from_str(json.dumps(state))
-    pad, bos, eos = specials[:3]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos,
-        additional_special_tokens=list(specials[3:]), clean_up_tokenization_spaces=False)

@@ -13,10 +13,11 @@ import torch
 from ilm_lib.data import Dataset
 from ilm_lib.data.templates import Template, select
 from ilm_lib.decode import score_all
+from ilm_lib.indexing import Indexing
 from ilm_lib.metrics import ranking_metrics
 from ilm_lib.model import ILM, Catalogue
 from ilm_lib.progress import progress
-from ilm_lib.prompts import Batch, Indexing, Prompt, PromptEncoder
+from ilm_lib.prompts import Batch, Prompt, PromptEncoder
 from ilm_lib.training import drawn_batches
 
 TASKS = ("sequential", "straightforward")
@@ -53,6 +54,11 @@ class RecommendationTasks:
             prompt = self.indexing.render(template.source, user, history if task == "sequential" else ())
             drawn.append((prompt, self.indexing.answer(template.target, target)))
         return drawn
+
+    def corpus(self, count: int = 4000) -> list[str]:
+        """Texts of `count` training prompts with their answers, slots left out, for the tokenizers."""
+        return ["".join(s for s in prompt if isinstance(s, str)) + answer
+                for prompt, answer in self.draw(np.random.default_rng(0), count)]
 
     def training_batches(self, encoder: PromptEncoder, size: int, loss_on: str, seed: int) -> Callable[[int], Batch]:
         """Batches for `training.fit`."""
@@ -103,7 +109,8 @@ def rank(ilm: ILM, tasks: RecommendationTasks, *, task: str, prompt: str, split:
         with torch.autocast(ilm.device.type, torch.bfloat16, enabled=autocast):
             prefill = ilm.prefill(tasks.evaluation_prompts(task, prompt, split, rows))
             for history in histories:
-                found = ilm.search(prefill, beams, banned if history == "excluded" and constrained else None, constrained)
+                bans = banned if history == "excluded" and constrained else None
+                found = ilm.search(prefill, beams, bans, constrained)
                 items = found.items.cpu().numpy() if constrained else _parse(ilm, found.tokens, by_index)
                 if history == "excluded" and not constrained:
                     items = np.stack([_drop(row, set(ban)) for row, ban in zip(items, seen)])

@@ -29,21 +29,24 @@ from ilm_lib.data import Dataset, data_dir, load_openp5
 from ilm_lib.data.templates import OUR_TEMPLATES, load_templates
 from ilm_lib.data.toy import make_toy_world
 from ilm_lib.embeddings import CFEmbeddings, fit_cf, load_cf, popularity_top_k, top_k
+from ilm_lib.indexing import Indexing
 from ilm_lib.metrics import ranking_metrics
 from ilm_lib.model import ILM, build_encoder
 from ilm_lib.paper import RESULT_COLUMNS
 from ilm_lib.params import METHODS, Params, reports_dir, runs_dir
 from ilm_lib.phase1 import Pairs, run_phase1
 from ilm_lib.phase2 import new_encoder, train_phase2
-from ilm_lib.prompts import Indexing, PromptEncoder, train_tokenizer
+from ilm_lib.prompts import PromptEncoder
 from ilm_lib.recommendation import TASKS, RecommendationTasks, dev_metrics, rank
 from ilm_lib.report import run_card, show
+from ilm_lib.tokenizer import train_tokenizer
 from ilm_lib.training import device, use_bfloat16
 
 disable_progress_bar()  # a notebook's output holds results, not the bars of loading weights
 
-MODEL_CODE = ("kernels", "masks", "prompts", "qformer", "adapters", "backbone", "model", "training", "decode",
-              "phase2")
+MODEL_CODE = ("kernels", "masks", "prompts", "indexing", "tokenizer", "qformer", "adapters", "backbone", "model",
+              "training", "decode", "phase2")
+PHASE1_CODE = ("phase1", "objectives", "kernels", "masks", "qformer", "prompts", "tokenizer", "training")
 TASK_CODE = ("recommendation", "data.dataset", "data.templates")
 
 
@@ -128,8 +131,7 @@ def phase1(params: Params, seed: int, method: str, *, build: bool = False) -> Ar
                    seed=seed)
 
     return stage("phase1", params.profile, phase1_settings(params, method, seed), [data(params), cf],
-                 ("phase1", "objectives", "kernels", "qformer", "prompts", "training"), make if build else None,
-                 "03_phase1")
+                 PHASE1_CODE, make if build else None, "03_phase1")
 
 
 def openp5_pairs(loaded: Dataset) -> Pairs:
@@ -142,15 +144,14 @@ def openp5_pairs(loaded: Dataset) -> Pairs:
 def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
     """The LLM of the OpenP5 tasks: ours, pretrained on text-only prompts, or a named one."""
     seed = seed if params.backbone.seed is None else params.backbone.seed
-    settings = {"backbone": params.backbone.model_dump(exclude={"seed"}), "data": params.data.model_dump(), "seed": seed}
+    settings = {"backbone": params.backbone.model_dump(exclude={"seed"}), "data": params.data.model_dump(),
+                "seed": seed}
 
     def make(folder: Path) -> None:
         tasks = recommendation_tasks(params)
         if params.backbone.pretrained:
             return reference(folder, params.backbone.pretrained)
-        texts = ["".join(s for s in prompt if isinstance(s, str)) + answer
-                 for prompt, answer in tasks.draw(np.random.default_rng(0), 4000)]
-        tokenizer = train_tokenizer(texts, params.backbone.vocab)
+        tokenizer = train_tokenizer(tasks.corpus(), params.backbone.vocab)
         encoder = PromptEncoder(tokenizer, tasks.data.num_items, 0)
         pretrain(folder, params.backbone, tokenizer,
                  tasks.training_batches(encoder, params.backbone.batch_size, "text", seed), seed=seed)
@@ -201,7 +202,8 @@ def new_ilm(params: Params, method: str, llm: Artifact, cf: Artifact, aligned: A
         table = table[torch.from_numpy(np.concatenate(order))]
     start = None
     if aligned:
-        start = load_file(aligned("qformer.safetensors")), json.loads(aligned("diagnostics.json").read_text())["vocab_size"]
+        diagnostics = json.loads(aligned("diagnostics.json").read_text())
+        start = load_file(aligned("qformer.safetensors")), diagnostics["vocab_size"]
     encoder = new_encoder(params, method, table, model, seed=seed, aligned=start)
     return ILM(model, tokenizer, encoder, table, num_items, tasks.catalogue() if tasks else None)
 
@@ -250,7 +252,8 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False, *
                             **{k: v[:, :10].astype(np.int32) for k, v in tops.items()})
 
     return stage("evaluation", params.profile, settings, inputs,
-                 ("kernels", "masks", "decode", "recommendation", "embeddings"), make if build else None, "06_openp5_eval")
+                 ("kernels", "masks", "decode", "recommendation", "embeddings"), make if build else None,
+                 "06_openp5_eval")
 
 
 def beam_recall(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
@@ -262,7 +265,8 @@ def beam_recall(params: Params, seed: int, method: str, *, build: bool = False) 
     def make(folder: Path) -> None:
         ilm, tasks = load_ilm(params, seed, method).to(device()), recommendation_tasks(params)
         rows = _sample_users(tasks.data.num_users, users)
-        found = {t: recommendation.beam_recall(ilm, tasks, task=t, users=rows, beams=params.evaluation.beams) for t in TASKS}
+        found = {t: recommendation.beam_recall(ilm, tasks, task=t, users=rows, beams=params.evaluation.beams)
+                 for t in TASKS}
         write_json(folder / "recall.json", {t: {"recall": float(v.mean()), "complete": float((v == 1).mean()),
                                                 "users": len(v)} for t, v in found.items()})
 

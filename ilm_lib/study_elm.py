@@ -17,7 +17,8 @@ from ilm_lib.paper import RESULT_COLUMNS
 from ilm_lib.params import METHODS, Params
 from ilm_lib.phase1 import run_phase1
 from ilm_lib.phase2 import train_phase2
-from ilm_lib.prompts import PromptEncoder, train_tokenizer
+from ilm_lib.prompts import PromptEncoder
+from ilm_lib.tokenizer import train_tokenizer
 from ilm_lib.training import device, use_bfloat16
 
 
@@ -69,8 +70,7 @@ def phase1(params: Params, seed: int, *, build: bool = False) -> Artifact:
                    ("itc", "itg", "itm"), seed=seed)
 
     return stage("elm_phase1", params.profile, study.phase1_settings(params, "ILM-IT", seed), [cf, rows],
-                 ("phase1", "objectives", "kernels", "qformer", "prompts", "training", "elm"),
-                 make if build else None, "05_elm24_eval")
+                 (*study.PHASE1_CODE, "elm"), make if build else None, "05_elm24_eval")
 
 
 def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:

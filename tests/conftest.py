@@ -13,11 +13,12 @@ from transformers import (AutoModelForCausalLM, BloomConfig, Gemma3TextConfig, G
 from ilm_lib.adapters import MLPEncoder, QFormerEncoder
 from ilm_lib.data import Dataset
 from ilm_lib.data.templates import OUR_TEMPLATES
+from ilm_lib.indexing import Indexing
 from ilm_lib.model import ILM
 from ilm_lib.params import QFormerParams
-from ilm_lib.prompts import Indexing, train_tokenizer
 from ilm_lib.qformer import QFormer
 from ilm_lib.recommendation import RecommendationTasks
+from ilm_lib.tokenizer import train_tokenizer
 
 torch.set_num_threads(1)
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from bench import __main__ as runner
-from bench import decode, gpu
+from bench import decode, gpu, training
 from bench.harness import Row, at_least, at_most, compare, peak_memory, read_results
 
 SMALL = {"batch": 3, "prompt": 20, "items": 60, "width": 64, "layers": 1, "vocab": 300}
@@ -49,6 +49,12 @@ def test_rows_are_merged_by_case_and_device(tmp_path, monkeypatch):
     results = read_results("results")
     assert results.columns.tolist() == ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
     assert sorted(results["ratio"]) == [2.0, 4.0] and read_results("checks")["case"].tolist() == ["a, side"]
+
+
+def test_the_case_of_training_names_the_decoder(tasks, tokenizer, monkeypatch):
+    monkeypatch.setattr(training, "in_turn", lambda ours, theirs: (1.0, 1.0))  # milliseconds; no step is taken
+    case = training.throughput(tasks, tokenizer).case
+    assert case in {f"f training, {size}, 64 prompts a batch" for size in ("4 layers x 256", "8 layers x 1024")}
 
 
 def test_what_needs_a_gpu_runs_at_any_size(tasks, new_ilm):

@@ -8,10 +8,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ilm_lib.data.templates import OUR_TEMPLATES
-from ilm_lib.prompts import Indexing, Item, PromptEncoder, User, best_fit, pack_rows, train_tokenizer
+from ilm_lib.indexing import Indexing
+from ilm_lib.prompts import Item, PromptEncoder, User, best_fit, pack_rows
+from ilm_lib.tokenizer import train_tokenizer
 
-ODD = ["", " ", "a  b\n\tc ", "Amélie – «L'été», 95¢", "攻殻機動隊", "👩‍👩‍👧 ok\u200b!", "e\u0301 vs é", "\x00\x7f", "item_0042",
-       "[ PAD ]", "١٢٣ 3.14159 ½", "don't_stop__now", "\u2028\u00a0x"]
+ODD = ["", " ", "a  b\n\tc ", "Amélie – «L'été», 95¢", "攻殻機動隊", "👩‍👩‍👧 ok\u200b!", "e\u0301 vs é", "\x00\x7f",
+       "item_0042", "[ PAD ]", "١٢٣ 3.14159 ½", "don't_stop__now", "\u2028\u00a0x"]
 
 
 @pytest.fixture

@@ -50,6 +50,10 @@ def test_training_draws_each_example_from_the_training_part(tasks, data, drawn):
     assert examples["sequential"] == examples["straightforward"] == every
 
 
+def test_corpus_is_the_text_of_drawn_prompts_and_answers(tasks, drawn):
+    assert tasks.corpus(3000) == [text(prompt) + answer for prompt, answer in drawn]
+
+
 def test_training_is_uniform_over_tasks_templates_and_examples(tasks, data, drawn):
     sequential = np.mean([bool(slots(p, Item)) for p, _ in drawn])
     assert sequential == pytest.approx(0.5, abs=0.05)
@@ -165,8 +169,8 @@ def test_an_answer_that_does_not_end_is_no_item(fluent, tasks):
 
 def test_dev_metrics_are_those_of_both_tasks_together(ilm, tasks, data):
     users = np.array([6, 1, 2, 8])
-    tops = np.concatenate([rank(ilm, tasks, task=t, prompt="seen", split="dev", users=users, histories=("kept",))["kept"]
-                           for t in TASKS])
+    settings = {"prompt": "seen", "split": "dev", "users": users, "histories": ("kept",)}
+    tops = np.concatenate([rank(ilm, tasks, task=t, **settings)["kept"] for t in TASKS])
     target = [data.sequence(u)[-2] for u in users] * 2
     hits = np.mean([t in top for t, top in zip(target, tops)])
     found = dev_metrics(ilm, tasks, users)
