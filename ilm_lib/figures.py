@@ -220,6 +220,28 @@ def plot_losses(history: pd.DataFrame, title: str = "Losses") -> Figure:
 
 
 @_styled
+def plot_loss_gap(history: pd.DataFrame, title: str = "Do interaction losses keep the text from being learned by heart?") -> Figure:
+    """One loss (nats) over steps, train and held out, a panel and colour a method; bands: ± 1 standard error over seeds.
+
+    Columns: method, seed, step, value, split ('train' or 'heldout').
+    """
+    methods = _methods(history)
+    fig, axes = plt.subplots(1, len(methods), figsize=(3.1 * len(methods) + 0.6, 3.3), sharey=True, squeeze=False)
+    for ax, method in zip(axes.flat, methods, strict=True):
+        for split, style, label in (("train", "--", "train"), ("heldout", "-", "held out")):
+            part = history[(history["method"] == method) & (history["split"] == split)].groupby("step")["value"]
+            mean, se = part.mean(), part.sem().fillna(0)
+            ax.plot(mean.index, mean, style, color=PALETTE[method], label=label)
+            ax.fill_between(mean.index, mean - se, mean + se, color=PALETTE[method], alpha=0.2, lw=0)
+        ax.set_title(method, fontsize=10.5, fontweight="normal")
+        ax.set(xlabel="Step")
+        ax.legend()
+    axes[0, 0].set_ylabel("Text generation loss (nats per token)")
+    fig.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return fig
+
+
+@_styled
 def plot_query_similarity(matrix: np.ndarray, title: str = "Do the query tokens differ?") -> Figure:
     """Heat map of cosines between query tokens, (Q, Q); the title gives the mean off the diagonal."""
     m = np.asarray(matrix, dtype=float)

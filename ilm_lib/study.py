@@ -46,7 +46,7 @@ disable_progress_bar()  # a notebook's output holds results, not the bars of loa
 
 MODEL_CODE = ("kernels", "masks", "prompts", "indexing", "tokenizer", "qformer", "adapters", "backbone", "model",
               "training", "decode", "phase2")
-PHASE1_CODE = ("phase1", "objectives", "kernels", "masks", "qformer", "prompts", "tokenizer", "training")
+PHASE1_CODE = ("phase1", "objectives", "kernels", "qformer", "tokenizer", "training")
 TASK_CODE = ("recommendation", "data.dataset", "data.templates")
 
 
