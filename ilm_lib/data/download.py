@@ -1,0 +1,138 @@
+"""Raw files from their public mirrors, checked by SHA-256.
+
+The registry is data: `DATASETS` names the files of a dataset, `FILES` says where each may be
+found and which digest it must have. Nothing is downloaded before `fetch` is called.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+from requests.exceptions import RequestException
+
+from .openp5 import DataError
+
+TIMEOUT = 30.0  # seconds to connect, and between two pieces of an answer
+
+# GroupLens' TLS certificate expired on 28 August 2026. Plain http is safe here: whatever comes
+# must have the pinned digest.
+MOVIELENS = (
+    "https://files.grouplens.org/datasets/movielens/",
+    "http://files.grouplens.org/datasets/movielens/",
+    "https://huggingface.co/datasets/Recommenders/MovieLens/resolve/main/",  # byte-identical
+)
+AMAZON = (
+    "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/",
+    "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/",
+)
+AMAZON_REVIEWS = (*AMAZON, "https://jmcauley.ucsd.edu/data/amazon/categoryFilesSmall/")
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """Where a file may be found, and what it must be.
+
+    Without a published digest (`sha256` is None) the one found first is written beside the file
+    and holds from then on; whether the content is the paper's shows in the counts of Table 2.
+    """
+
+    mirrors: tuple[str, ...]  # folders of URLs, tried in this order
+    sha256: str | None
+
+
+DATASETS: dict[str, tuple[str, ...]] = {
+    "ML100K": ("ml-100k.zip",),
+    "ML1M": ("ml-1m.zip",),
+    "latest-small": ("ml-latest-small.zip",),
+    "Beauty": ("reviews_Beauty_5.json.gz", "meta_Beauty.json.gz"),
+    "Clothing": (
+        "reviews_Clothing_Shoes_and_Jewelry_5.json.gz", "meta_Clothing_Shoes_and_Jewelry.json.gz"
+    ),
+}  # fmt: skip
+
+FILES: dict[str, RawFile] = {
+    "ml-100k.zip": RawFile(
+        MOVIELENS, "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
+    ),
+    "ml-1m.zip": RawFile(
+        MOVIELENS, "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"
+    ),
+    "ml-latest-small.zip": RawFile(
+        MOVIELENS, "696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436"
+    ),
+    # Amazon 2014: no SHA-256 is published.
+    "reviews_Beauty_5.json.gz": RawFile(AMAZON_REVIEWS, None),
+    "meta_Beauty.json.gz": RawFile(AMAZON, None),
+    "reviews_Clothing_Shoes_and_Jewelry_5.json.gz": RawFile(AMAZON_REVIEWS, None),
+    "meta_Clothing_Shoes_and_Jewelry.json.gz": RawFile(AMAZON, None),
+}
+
+
+def fetch(file: str, folder: Path) -> Path:
+    """The path of a file of the registry in `folder`, downloaded there unless it is there.
+
+    The file is checked each time: against its pinned SHA-256 or, where none is published, against
+    the digest found the first time (`<file>.sha256` beside it). A download that fails leaves
+    nothing behind.
+
+    Raises KeyError for a file that is not in the registry; DataError for a file with another
+    digest, a folder that cannot be written, and where no mirror gave the file: the message then
+    says where it may be found and where to put it.
+    """
+    known = FILES[file]
+    target = Path(folder).resolve() / file
+    if not target.exists():
+        _download(known, target)
+    digest, note = pooch.file_hash(str(target)), target.with_name(f"{file}.sha256")
+    expected = known.sha256
+    if expected is None and note.exists():
+        expected = (note.read_text(encoding="utf-8").split() or [None])[0]
+    if expected is None:
+        print(f"{file}: no SHA-256 is published, found {digest}; noted in {note.name}")
+        note.write_text(f"{digest}  {file}\n", encoding="utf-8")
+    elif digest != expected:
+        wrong, remedy = f"has SHA-256 {digest}, expected {expected}", "Delete the file"
+        remedy += "" if known.sha256 else f" (with {note.name}, if the new one is meant)"
+        raise DataError(target, None, wrong, f"{remedy} to have it downloaded again")
+    return target
+
+
+def _download(known: RawFile, target: Path) -> None:
+    get = pooch.HTTPDownloader(timeout=TIMEOUT, progressbar=sys.stderr.isatty())
+
+    def get_data(url: str, output: str, registry: pooch.Pooch | None) -> None:
+        get(url, output, registry)
+        with open(output, "rb") as file:
+            # Only a digest tells all; without one at least an error page is not taken for data.
+            if known.sha256 is None and file.read(64).lstrip()[:1] in (b"", b"<"):
+                raise ValueError("an empty or HTML page instead of the file")
+
+    pooch.get_logger().setLevel("WARNING")  # it would say on stderr what is printed here
+    failures = []
+    for url in (mirror + target.name for mirror in known.mirrors):
+        print(f"{target.name}: from {url}", flush=True)
+        try:
+            pooch.retrieve(url, known.sha256, target.name, target.parent, downloader=get_data)
+            return
+        except (RequestException, ValueError) as error:
+            failures.append(f"\n  {url} ({_reason(error)})")
+            print(f"{target.name}: {_reason(error)}", flush=True)
+        except OSError as error:
+            wrong = f"cannot be written ({error.strerror})"
+            raise DataError(target, None, wrong, "Choose a folder you may write to") from None
+    digest = f"SHA-256 {known.sha256}" if known.sha256 else "no SHA-256 is published"
+    remedy = f"Put {target.name} ({digest}) into {target.parent}; it may be found at"
+    raise DataError(target, None, "is missing and no mirror gave it", remedy + "".join(failures))
+
+
+def _reason(error: Exception) -> str:
+    """The innermost cause in a few words; requests wraps it in two or three others."""
+    if (response := getattr(error, "response", None)) is not None:
+        return f"HTTP {response.status_code}"
+    if isinstance(error, RequestException):
+        cause = getattr(error.args[0], "reason", error) if error.args else error
+        return f"{type(error).__name__}: {str(cause).rpartition(': ')[2]}"[:160]
+    return str(error).partition(". ")[0]
