@@ -73,6 +73,28 @@ class Embeddings(Section):
     file: str | None = Field(None, description="your own .npz or .safetensors with keys user, item")
 
 
+class SASRec(Optim):
+    """The sequential baseline; the defaults are for data sets of the size of Amazon Beauty."""
+
+    steps: PositiveInt = 6000
+    batch_size: BatchSize = Field(256, description="users")
+    lr: PositiveFloat = 1e-3
+    precision: Precision = "auto"
+    width: int = Field(64, gt=0)
+    layers: int = Field(2, gt=0)
+    heads: int = Field(2, gt=0)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    max_length: int = Field(50, gt=0, description="items of history that are read, the last ones")
+    eval_every: int = Field(500, gt=0, description="steps between dev evaluations; the best is kept")
+    dev_users: int = Field(5000, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self):
+        if self.width % self.heads:
+            raise ValueError(f"sasrec.width {self.width} is not a multiple of sasrec.heads {self.heads}")
+        return self
+
+
 class QFormerParams(Section):
     num_query_tokens: int = Field(8, gt=0)
     layers: int = Field(8, gt=0)
@@ -174,6 +196,7 @@ class Params(Section):
     methods: tuple[str, ...] = ("OpenP5-R", "MLP", "ILM-rand", "ILM")
     data: Data = Data()
     embeddings: Embeddings = Embeddings()
+    sasrec: SASRec = SASRec()
     qformer: QFormerParams = QFormerParams()
     phase1: Phase1 = Phase1()
     backbone: Backbone = Backbone()

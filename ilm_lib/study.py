@@ -39,6 +39,7 @@ from ilm_lib.phase2 import new_encoder, train_phase2
 from ilm_lib.prompts import PromptEncoder
 from ilm_lib.recommendation import TASKS, RecommendationTasks, dev_metrics, rank
 from ilm_lib.report import run_card, show
+from ilm_lib.sasrec import load_sasrec, sasrec_top_k, train_sasrec
 from ilm_lib.tokenizer import train_tokenizer
 from ilm_lib.training import device, use_bfloat16
 
@@ -48,6 +49,7 @@ MODEL_CODE = ("kernels", "masks", "prompts", "indexing", "tokenizer", "qformer",
               "training", "decode", "phase2")
 PHASE1_CODE = ("phase1", "objectives", "kernels", "qformer", "tokenizer", "training")
 TASK_CODE = ("recommendation", "data.dataset", "data.templates")
+SASREC_CODE = ("sasrec", "training", "data.dataset", "kernels", "backbone", "masks", "prompts", "embeddings")
 
 
 # ---------------------------------------------------------------- data and embeddings
@@ -118,6 +120,18 @@ def cf_table(artifact: Artifact) -> Tensor:
     """
     cf = cf_embeddings(artifact)
     return torch.from_numpy(np.concatenate([t / np.sqrt(np.mean(t**2)) for t in (cf.item, cf.user)]))
+
+
+def sasrec(params: Params, seed: int, *, build: bool = False) -> Artifact:
+    """The sequential baseline, trained on the interactions alone."""
+    def make(folder: Path) -> None:
+        model, history = train_sasrec(dataset(params), params.sasrec, seed=seed, state=folder / "state.pt")
+        model.save_pretrained(folder / "sasrec")
+        history.to_parquet(folder / "history.parquet")
+        write_json(folder / "sasrec.json", {"parameters": model.num_parameters(), "steps": params.sasrec.steps})
+
+    return stage("sasrec", params.profile, {**params.sasrec.model_dump(), "seed": seed}, [data(params)], SASREC_CODE,
+                 make if build else None, "02_embeddings")
 
 
 # ---------------------------------------------------------------- phase 1, backbone, phase 2
@@ -222,13 +236,15 @@ def load_ilm(params: Params, seed: int, method: str, **kwargs: Any) -> ILM:
 
 # ---------------------------------------------------------------- OpenP5 evaluation
 
-BASELINES = ("Popularity", "iALS")
+BASELINES = ("Popularity", "iALS", "SASRec")
 
 
 def evaluation(params: Params, seed: int, method: str, *, build: bool = False, **kwargs: Any) -> Artifact:
     """The ten items each method ranks first for every test user, task, prompt and history rule."""
     e = params.evaluation
-    if method in (*BASELINES, "Oracle"):
+    if method == "SASRec":
+        inputs = [data(params), sasrec(params, seed)]
+    elif method in (*BASELINES, "Oracle"):
         inputs = [data(params), embeddings(params, seed)]
     elif METHODS[method].encoder == "none":
         inputs = [data(params), embeddings(params, seed), backbone(params, seed)]
@@ -252,8 +268,8 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False, *
                             **{k: v[:, :10].astype(np.int32) for k, v in tops.items()})
 
     return stage("evaluation", params.profile, settings, inputs,
-                 ("kernels", "masks", "decode", "recommendation", "embeddings"), make if build else None,
-                 "06_openp5_eval")
+                 SASREC_CODE if method == "SASRec" else ("kernels", "masks", "decode", "recommendation", "embeddings"),
+                 make if build else None, "06_openp5_eval")
 
 
 def beam_recall(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
@@ -323,12 +339,16 @@ def result_rows(params: Params, artifact: Artifact, method: str, seed: int, tabl
 def _baseline_tops(params: Params, seed: int, method: str, users: np.ndarray) -> dict[str, np.ndarray]:
     """Baselines read no prompt: one ranking a history rule stands for all tasks and prompts."""
     loaded, tops = dataset(params), {}
+    model = load_sasrec(sasrec(params, seed)("sasrec")).to(device()) if method == "SASRec" else None
     for history in params.evaluation.histories:
         exclude = loaded.seen_matrix("test") if history == "excluded" else None
         if method == "Popularity":
             top = popularity_top_k(loaded.train_matrix(), 10, exclude=exclude)
         elif method == "iALS":
             top = top_k(cf_embeddings(embeddings(params, seed)), 10, exclude=exclude)
+        elif method == "SASRec":
+            top = sasrec_top_k(model, loaded, "test", 10, exclude=history == "excluded",
+                               users=np.arange(loaded.num_users))
         else:
             top = top_k(_oracle_scores(params), 10, exclude=loaded.seen_matrix("test"))
         tops |= {f"{task}|{prompt}|{history}": top[users] for task in TASKS for prompt in params.evaluation.prompts}
@@ -388,7 +408,7 @@ def card(params: Params, started: float) -> HTML:
     """The run card of a notebook, as a table."""
     loaded = dataset(params)
     precision = {name: "bfloat16 autocast" if use_bfloat16(getattr(params, name).precision) else "float32"
-                 for name in ("phase1", "backbone", "phase2", "evaluation")}
+                 for name in ("sasrec", "phase1", "backbone", "phase2", "evaluation")}
     rows = run_card(params.model_dump(exclude_defaults=True), seed=params.seed, device=device(),
                     precision=", ".join(f"{k}: {v}" for k, v in precision.items()), checksums=loaded.checksums,
                     started=started)

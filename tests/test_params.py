@@ -29,15 +29,15 @@ def test_unknown_keys_of_a_file_are_refused(tmp_path):
 
 @pytest.mark.parametrize("key, value", [
     ("phase2.lr", "fast"), ("evaluation.beams", 9), ("phase1.losses", ["itc", "xyz"]),
-    ("phase1.losses", ["itc", "itc"]), ("phase1.losses", []), ("qformer.heads", 7), ("data.source", "openp5"),
-    ("seed", -1), ("backbone.precision", "half"), ("phase1", 3)])
+    ("phase1.losses", ["itc", "itc"]), ("phase1.losses", []), ("qformer.heads", 7), ("sasrec.heads", 7),
+    ("data.source", "openp5"), ("seed", -1), ("backbone.precision", "half"), ("phase1", 3)])
 def test_a_bad_value_names_its_key(key, value):
     with pytest.raises(ParamsError, match=key.split(".")[0]) as error:
         load_params("toy", **{key: value})
     assert key.split(".")[-1] in str(error.value)
 
 
-@pytest.mark.parametrize("loop", ["phase1", "backbone", "phase2"])
+@pytest.mark.parametrize("loop", ["sasrec", "phase1", "backbone", "phase2"])
 @pytest.mark.parametrize(
     "key, value", [("steps", 0), ("batch_size", 1), ("lr", 0), ("warmup", 1), ("weight_decay", -1)])
 def test_every_training_loop_has_the_same_limits(loop, key, value):
