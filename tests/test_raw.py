@@ -16,10 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ilm_lib.data import DataError, download, load_openp5, raw
+from ilm_lib.data import DataError, download, load_openp5
 from ilm_lib.data import __main__ as command
-from ilm_lib.data.raw import (GENRES_100K, clean, k_core, prepare, read_amazon_reviews, read_amazon_texts, read_csv,
-                              read_movielens, read_texts, write_openp5)
+from ilm_lib.data import prepare as writer
+from ilm_lib.data.prepare import k_core, prepare, write_openp5
+from ilm_lib.data.raw import (GENRES_100K, clean, read_amazon_reviews, read_amazon_texts, read_csv, read_movielens,
+                              read_texts)
 from ilm_lib.paper import PAPER_TABLE2
 from test_data import REAL, ROOT, real
 
@@ -283,7 +285,7 @@ def test_item_numbers(tmp_path):
 
 
 def test_equal_bytes(tmp_path):
-    code = ("import sys, ast, pandas as pd; from pathlib import Path; from ilm_lib.data.raw import write_openp5;"
+    code = ("import sys, ast, pandas as pd; from pathlib import Path; from ilm_lib.data.prepare import write_openp5;"
             "rows, texts = ast.literal_eval(sys.argv[2]); items = {r[1] for r in rows};"
             "write_openp5(Path(sys.argv[1]), pd.DataFrame(rows, columns=['user', 'item', 'timestamp']),"
             "{i: texts[i] for i in items if i in texts}); assert 'torch' not in sys.modules")
@@ -313,7 +315,7 @@ def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
         assert [len(list(p.iterdir())) for p in tmp_path.iterdir()] == [3]
         raise OSError("no space left")
 
-    monkeypatch.setattr(raw.gzip, "compress", full_disk)
+    monkeypatch.setattr(writer.gzip, "compress", full_disk)
     with pytest.raises(OSError, match="no space left"):
         write_openp5(tmp_path / "a", table(*ROWS), TEXTS)
     assert not list(tmp_path.iterdir())

@@ -19,8 +19,8 @@ from . import data_dir
 from .dataset import TEXT_FIELDS, Dataset
 from .download import DATASETS, fetch
 from .openp5 import DataError, load_openp5
-from .raw import (Texts, prepare, read_amazon_reviews, read_amazon_texts, read_csv, read_movielens,
-                  read_texts, write_openp5)  # fmt: skip
+from .prepare import prepare, write_openp5
+from .raw import Texts, read_amazon_reviews, read_amazon_texts, read_csv, read_movielens, read_texts
 
 # Users, items and interactions of the files that OpenP5 published.
 OPENP5_COUNTS = {
