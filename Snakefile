@@ -96,7 +96,14 @@ rule ablations:
     resources: gpu=1
     shell: papermill("07_ablations", "07 ablations", ALL_SEEDS)
 
+rule readings:
+    input: **needs("09_readings", expand(rules.backbone.output, seed=SEEDS[:1]), expand(rules.embeddings.output, seed=SEEDS))
+    output: RUNS / "09_readings.ipynb"
+    threads: HALF
+    resources: gpu=1
+    shell: papermill("09_readings", "09 readings", ALL_SEEDS)
+
 rule report:
-    input: rules.openp5.output, rules.ablations.output, *([rules.elm24.output] if PARAMS.elm24.enabled else [])
+    input: rules.openp5.output, rules.ablations.output, rules.readings.output, *([rules.elm24.output] if PARAMS.elm24.enabled else [])
     output: touch(STAMP)
     shell: sys.executable + " -m ilm_lib.report " + PROFILE

@@ -220,8 +220,8 @@ def plot_losses(history: pd.DataFrame, title: str = "Losses") -> Figure:
 
 
 @_styled
-def plot_loss_gap(history: pd.DataFrame, title: str = "Do interaction losses keep the text from being learned by heart?") -> Figure:
-    """One loss (nats) over steps, train and held out, a panel and colour a method; bands: ± 1 standard error over seeds.
+def plot_loss_gap(history: pd.DataFrame, title: str = "Is the text learned by heart?") -> Figure:
+    """One loss (nats) over steps, train and held out, a panel a method; bands: ± 1 standard error over seeds.
 
     Columns: method, seed, step, value, split ('train' or 'heldout').
     """
@@ -311,9 +311,31 @@ def plot_query_tokens(
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set(xlabel=f"Number of query tokens (log scale)\n{_error_note(rows)}", ylabel=_axis_label(metric))
-    prompts = "".join(f", {p} prompt" for p in set(rows["prompt"]) if p)
-    ax.set_title(title or f"Effect of the number of query tokens: {rows['dataset'].iloc[0]}{prompts}")
+    where = ", ".join(f"{kind} {name}" for kind, name in (("prompt", rows["prompt"].iloc[0]),
+                                                          ("history", rows["history"].iloc[0])) if name)
+    ax.set_title(title or f"How many query tokens? {rows['dataset'].iloc[0]}, {where}")
     ax.legend(title="Item encoder")
+    return fig
+
+
+@_styled
+def plot_readings(scores: pd.DataFrame, metric: str, *, chosen: str, title: str = "Does the reading matter?") -> Figure:
+    """`metric` of every reading, a row each: dots are seeds, bars ± 1 standard error, the dashed line the chosen.
+
+    Columns: reading, seed, and the metric.
+    """
+    names = list(dict.fromkeys(scores["reading"]))
+    fig, ax = plt.subplots(figsize=(7.4, 1.3 + 0.38 * len(names)))
+    for y, name in enumerate(names):
+        values = scores.loc[scores["reading"] == name, metric]
+        colour = PALETTE["ILM"] if name == chosen else PALETTE["ILM-rand"]
+        ax.plot(values, [y] * len(values), "o", color=colour, ms=4, alpha=0.5)
+        ax.errorbar(values.mean(), y, xerr=values.sem() if len(values) > 1 else None, fmt="D", color=colour, ms=6)
+    ax.axvline(scores.loc[scores["reading"] == chosen, metric].mean(), color=PALETTE["ILM"], ls="--", lw=1)
+    seeds = scores["seed"].nunique()
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5), title=title)
+    ax.set_xlabel(f"{metric} (mean over dev users)\n" + (f"bars: ± 1 standard error over {seeds} seeds" if seeds > 1
+                                                          else "one seed, no error bars"))
     return fig
 
 

@@ -28,9 +28,9 @@ from IPython.display import HTML
 
 from ilm_lib.artifacts import peak_memory_gib
 from ilm_lib.figures import (  # noqa: F401 (public here too)
-    MARKERS, PALETTE, order_tasks, plot_elm_tasks, plot_item_map, plot_long_tail, plot_losses, plot_metric_by_method,
-    plot_query_similarity, plot_query_tokens, plot_sequence_lengths, plot_speed, save_figure, select, summarise,
-    use_style,
+    MARKERS, PALETTE, order_tasks, plot_elm_tasks, plot_item_map, plot_long_tail, plot_loss_gap, plot_losses,
+    plot_metric_by_method, plot_query_similarity, plot_query_tokens, plot_readings, plot_sequence_lengths, plot_speed,
+    save_figure, select, summarise, use_style,
 )  # fmt: skip
 from ilm_lib.ledger import (  # noqa: F401
     CLAIM_COLUMNS, VERDICTS, Claim, check_results, read_claims, read_results, verdict, write_claims, write_results,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from IPython.display import HTML
 from safetensors.numpy import load_file as load_numpy
@@ -22,24 +21,20 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from ilm_lib import recommendation
 from ilm_lib.artifacts import Artifact, sha256, stage, write_json
 from ilm_lib.backbone import load_backbone, pretrain, reference
 from ilm_lib.data import Dataset, data_dir, load_openp5
 from ilm_lib.data.templates import OUR_TEMPLATES, load_templates
 from ilm_lib.data.toy import make_toy_world
-from ilm_lib.embeddings import CFEmbeddings, fit_cf, load_cf, popularity_top_k, top_k
+from ilm_lib.embeddings import CFEmbeddings, fit_cf, load_cf
 from ilm_lib.indexing import Indexing
-from ilm_lib.metrics import ranking_metrics
 from ilm_lib.model import ILM, build_encoder
-from ilm_lib.paper import RESULT_COLUMNS
 from ilm_lib.params import METHODS, Params, reports_dir, runs_dir
 from ilm_lib.phase1 import Pairs, run_phase1
 from ilm_lib.phase2 import new_encoder, train_phase2
 from ilm_lib.prompts import PromptEncoder
-from ilm_lib.recommendation import TASKS, RecommendationTasks, dev_metrics, rank
+from ilm_lib.recommendation import RecommendationTasks, dev_metrics
 from ilm_lib.report import run_card, show
-from ilm_lib.sasrec import load_sasrec, sasrec_top_k, train_sasrec
 from ilm_lib.tokenizer import train_tokenizer
 from ilm_lib.training import device, use_bfloat16
 
@@ -49,7 +44,6 @@ MODEL_CODE = ("kernels", "masks", "prompts", "indexing", "tokenizer", "qformer",
               "training", "decode", "phase2")
 PHASE1_CODE = ("phase1", "objectives", "kernels", "qformer", "tokenizer", "training")
 TASK_CODE = ("recommendation", "data.dataset", "data.templates")
-SASREC_CODE = ("sasrec", "training", "data.dataset", "kernels", "backbone", "masks", "prompts", "embeddings")
 
 
 # ---------------------------------------------------------------- data and embeddings
@@ -122,18 +116,6 @@ def cf_table(artifact: Artifact) -> Tensor:
     return torch.from_numpy(np.concatenate([t / np.sqrt(np.mean(t**2)) for t in (cf.item, cf.user)]))
 
 
-def sasrec(params: Params, seed: int, *, build: bool = False) -> Artifact:
-    """The sequential baseline, trained on the interactions alone."""
-    def make(folder: Path) -> None:
-        model, history = train_sasrec(dataset(params), params.sasrec, seed=seed, state=folder / "state.pt")
-        model.save_pretrained(folder / "sasrec")
-        history.to_parquet(folder / "history.parquet")
-        write_json(folder / "sasrec.json", {"parameters": model.num_parameters(), "steps": params.sasrec.steps})
-
-    return stage("sasrec", params.profile, {**params.sasrec.model_dump(), "seed": seed}, [data(params)], SASREC_CODE,
-                 make if build else None, "02_embeddings")
-
-
 # ---------------------------------------------------------------- phase 1, backbone, phase 2
 
 def phase1(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
@@ -189,14 +171,15 @@ def phase2(params: Params, seed: int, method: str, *, shuffled: bool = False, bu
     inputs = [data(params), cf, llm]
     aligned = phase1(params, seed, method) if METHODS[method].phase1 else None
     inputs += [aligned] if aligned else []
-    settings = {"phase2": params.phase2.model_dump(), "qformer": params.qformer.model_dump(), "method": method,
-                "encoder": METHODS[method].encoder,
+    encoder = METHODS[method].encoder  # and not the method: ILM and ILM-IT-UI may be one thing
+    sizes = {"tokens": params.phase2.mlp_tokens} if encoder == "mlp" else params.qformer.model_dump()
+    settings = {"phase2": params.phase2.model_dump(exclude={"mlp_tokens"}), "encoder": encoder, "sizes": sizes,
                 "data": params.data.model_dump(), "seed": seed, "shuffled": shuffled}
 
     def make(folder: Path) -> None:
         tasks, p2 = recommendation_tasks(params), params.phase2
         ilm = new_ilm(params, method, llm, cf, aligned, tasks, seed, shuffled)
-        users = _sample_users(tasks.data.num_users, p2.dev_users)
+        users = sample_users(tasks.data.num_users, p2.dev_users)
         train_phase2(folder, ilm, tasks.training_batches(ilm.prompts, p2.batch_size, p2.loss_on, seed), p2, seed=seed,
                      evaluate=lambda model, step: dev_metrics(model, tasks, users,
                                                               batch_size=params.evaluation.batch_size))
@@ -234,136 +217,6 @@ def load_ilm(params: Params, seed: int, method: str, **kwargs: Any) -> ILM:
     return ilm.eval()
 
 
-# ---------------------------------------------------------------- OpenP5 evaluation
-
-BASELINES = ("Popularity", "iALS", "SASRec")
-
-
-def evaluation(params: Params, seed: int, method: str, *, build: bool = False, **kwargs: Any) -> Artifact:
-    """The ten items each method ranks first for every test user, task, prompt and history rule."""
-    e = params.evaluation
-    if method == "SASRec":
-        inputs = [data(params), sasrec(params, seed)]
-    elif method in (*BASELINES, "Oracle"):
-        inputs = [data(params), embeddings(params, seed)]
-    elif METHODS[method].encoder == "none":
-        inputs = [data(params), embeddings(params, seed), backbone(params, seed)]
-    else:
-        inputs = [data(params), embeddings(params, seed), phase2(params, seed, method, **kwargs)]
-    settings = {"evaluation": e.model_dump(), "method": method, "seed": seed, **kwargs}
-
-    def make(folder: Path) -> None:
-        loaded = dataset(params)
-        users = _sample_users(loaded.num_users, e.max_users)
-        if method in (*BASELINES, "Oracle"):
-            tops = _baseline_tops(params, seed, method, users)
-        else:
-            ilm, tasks = load_ilm(params, seed, method, **kwargs).to(device()), recommendation_tasks(params)
-            tops = {f"{task}|{prompt}|{history}": top for task in TASKS for prompt in e.prompts
-                    for history, top in rank(
-                        ilm, tasks, task=task, prompt=prompt, split="test", users=users, histories=e.histories,
-                        beams=e.beams, constrained=e.constrained, batch_size=e.batch_size,
-                        autocast=use_bfloat16(e.precision)).items()}
-        np.savez_compressed(folder / "tops.npz", users=users, target=loaded.test_targets()[users],
-                            **{k: v[:, :10].astype(np.int32) for k, v in tops.items()})
-
-    return stage("evaluation", params.profile, settings, inputs,
-                 SASREC_CODE if method == "SASRec" else ("kernels", "masks", "decode", "recommendation", "embeddings"),
-                 make if build else None, "06_openp5_eval")
-
-
-def beam_recall(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
-    """How much of the true top ten the beam finds, by scoring every item for a sample of users; recall.json."""
-    users = min(100, 1 + 300_000 // dataset(params).num_items)  # the cost grows with the catalogue
-    inputs = [data(params), embeddings(params, seed), backbone(params, seed)]
-    inputs += [] if METHODS[method].encoder == "none" else [phase2(params, seed, method)]
-
-    def make(folder: Path) -> None:
-        ilm, tasks = load_ilm(params, seed, method).to(device()), recommendation_tasks(params)
-        rows = _sample_users(tasks.data.num_users, users)
-        found = {t: recommendation.beam_recall(ilm, tasks, task=t, users=rows, beams=params.evaluation.beams)
-                 for t in TASKS}
-        write_json(folder / "recall.json", {t: {"recall": float(v.mean()), "complete": float((v == 1).mean()),
-                                                "users": len(v)} for t, v in found.items()})
-
-    settings = {"beams": params.evaluation.beams, "method": method, "seed": seed, "users": users}
-    return stage("beam_recall", params.profile, settings, inputs, ("kernels", "masks", "decode", "recommendation"),
-                 make if build else None, "06_openp5_eval")
-
-
-def shuffled_control(params: Params, seed: int, *, build: bool = False) -> Artifact:
-    """ILM trained and evaluated with every item and user carrying another one's embedding."""
-    only = params.with_(**{"evaluation.prompts": ("seen",), "evaluation.histories": ("excluded",)})
-    phase2(only, seed, "ILM", shuffled=True, build=build)
-    return evaluation(only, seed, "ILM", shuffled=True, build=build)
-
-
-def ablation(params: Params, tokens: int) -> Params:
-    """The profile with another number of query tokens, at the length of the ablation runs."""
-    return params.with_(**{
-        "qformer.num_query_tokens": tokens, "phase2.mlp_tokens": tokens, "phase1.steps": params.ablations.phase1_steps,
-        "phase2.steps": params.ablations.phase2_steps, "backbone.seed": params.seed, "phase2.dev_users": 50,
-        "evaluation.prompts": ("seen",), "evaluation.histories": ("excluded",),
-        "evaluation.max_users": params.ablations.max_users})
-
-
-def mean_over_seeds(params: Params, method: str, task: str, prompt: str, history: str, *, build: bool = False,
-                    ) -> dict[str, np.ndarray]:
-    """`per_user_metrics` averaged over the report's seeds, example by example."""
-    runs = [per_user_metrics(evaluation(params, s, method, build=build), task, prompt, history)
-            for s in params.report_seeds]
-    return {metric: np.mean([run[metric] for run in runs], 0) for metric in runs[0]}
-
-
-def per_user_metrics(artifact: Artifact, task: str, prompt: str, history: str) -> dict[str, np.ndarray]:
-    """HR and NDCG of every test example. Task "both" counts the two tasks together (12,080 on ML1M)."""
-    with np.load(artifact("tops.npz")) as saved:
-        target = saved["target"]
-        tasks = TASKS if task == "both" else (task,)
-        tops = [saved[f"{t}|{prompt}|{history}"] for t in tasks]
-    return ranking_metrics(np.concatenate(tops), np.concatenate([target] * len(tops)))
-
-
-def result_rows(params: Params, artifact: Artifact, method: str, seed: int, table: str = "table3") -> pd.DataFrame:
-    """An evaluation as rows of `results.csv`."""
-    rows = []
-    for task in (*TASKS, "both"):
-        for prompt in params.evaluation.prompts:
-            for history in params.evaluation.histories:
-                for metric, values in per_user_metrics(artifact, task, prompt, history).items():
-                    rows.append((table, params.data.name, task, prompt, history, method, seed, metric,
-                                 float(values.mean()), len(values)))
-    return pd.DataFrame(rows, columns=RESULT_COLUMNS)
-
-
-def _baseline_tops(params: Params, seed: int, method: str, users: np.ndarray) -> dict[str, np.ndarray]:
-    """Baselines read no prompt: one ranking a history rule stands for all tasks and prompts."""
-    loaded, tops = dataset(params), {}
-    model = load_sasrec(sasrec(params, seed)("sasrec")).to(device()) if method == "SASRec" else None
-    for history in params.evaluation.histories:
-        exclude = loaded.seen_matrix("test") if history == "excluded" else None
-        if method == "Popularity":
-            top = popularity_top_k(loaded.train_matrix(), 10, exclude=exclude)
-        elif method == "iALS":
-            top = top_k(cf_embeddings(embeddings(params, seed)), 10, exclude=exclude)
-        elif method == "SASRec":
-            top = sasrec_top_k(model, loaded, "test", 10, exclude=history == "excluded",
-                               users=np.arange(loaded.num_users))
-        else:
-            top = top_k(_oracle_scores(params), 10, exclude=loaded.seen_matrix("test"))
-        tops |= {f"{task}|{prompt}|{history}": top[users] for task in TASKS for prompt in params.evaluation.prompts}
-    return tops
-
-
-def _oracle_scores(params: Params) -> np.ndarray:
-    """(U, I) the toy generator's own log-preference for the next item. It never repeats an item, and the
-    oracle knows, so its ranking leaves the history out under both rules."""
-    loaded = dataset(params)
-    with np.load(data(params)("openp5/oracle.npz")) as saved:
-        column = {str(item): i for i, item in enumerate(saved["item_ids"])}
-        return saved["scores"][:, [column[item] for item in loaded.items]]
-
-
 # ---------------------------------------------------------------- what notebooks share
 
 def _real_folder(params: Params) -> Path:
@@ -374,7 +227,7 @@ def _file_digests(folder: Path) -> dict[str, str]:
     return {p.name: sha256(p) for p in sorted(folder.glob("*")) if p.is_file()}
 
 
-def _sample_users(count: int, limit: int | None) -> np.ndarray:
+def sample_users(count: int, limit: int | None) -> np.ndarray:
     """All users, or a seeded sample that is the same for every method and seed."""
     if limit is None or limit >= count:
         return np.arange(count)

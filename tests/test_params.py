@@ -20,6 +20,11 @@ def test_unknown_keys_are_refused_with_a_suggestion_and_the_allowed_ones():
         load_params("toy", **{"phase1.stepz": 10})
 
 
+def test_a_reading_with_an_unknown_key_is_refused_before_any_work():
+    with pytest.raises(ParamsError, match=r"ablations.readings, 'colder'.*'phase1\.temprature'"):
+        load_params("toy", **{"ablations.readings": {"colder": {"phase1.temprature": 0.01}}})
+
+
 def test_unknown_keys_of_a_file_are_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("qformer: {widht: 96}\n")

@@ -135,6 +135,8 @@ def test_figures_have_titles_labels_and_legends(tmp_path):
     results, eye = synthetic(), np.eye(3)
     losses = pd.DataFrame({"step": [0, 1] * 2, "name": "itc", "value": [2.0, 1.0] * 2, "chance": 2.0})
     losses["split"] = ["train", "train", "heldout", "heldout"]
+    readings = pd.DataFrame([(r, s, 0.1 + s) for r in ("as it is", "other") for s in (0, 1)],
+                            columns=["reading", "seed", "dev NDCG@10"])
     drawn = {
         "tail": figures.plot_long_tail([9, 5, 1, 1]),
         "lengths": figures.plot_sequence_lengths([3, 5, 400]),
@@ -144,12 +146,15 @@ def test_figures_have_titles_labels_and_legends(tmp_path):
         "methods": figures.plot_metric_by_method(results, "HR@10", table="table3"),
         "tokens": figures.plot_query_tokens(results),
         "elm": figures.plot_elm_tasks(results, "SC"),
+        "gap": figures.plot_loss_gap(
+            pd.concat([losses.assign(method=m, seed=s) for m in ("ILM", "MLP") for s in (0, 1)])),
+        "readings": figures.plot_readings(readings, "dev NDCG@10", chosen="as it is"),
     }
     for name, fig in drawn.items():
         ax = fig.axes[0]
         assert ax.get_xlabel() and (ax.get_ylabel() or ax.get_yticklabels()), name
         assert ax.get_title(loc="left") or fig.get_suptitle(), name
-        assert name == "queries" or fig.legends or ax.get_legend(), name
+        assert name in ("queries", "readings") or fig.legends or ax.get_legend(), name
         path = report.save_figure(fig, tmp_path / name)
         assert path.suffix == ".png" and path.stat().st_size < 150_000
     assert [t.get_text() for t in drawn["map"].legends[0].get_texts()][0] == "other (4)"

@@ -10,7 +10,7 @@ from ilm_lib.params import SASRec
 from ilm_lib.sasrec import load_sasrec, new_sasrec, pack, sasrec_top_k, train_sasrec, training_batches
 
 CYCLE = 30
-SMALL = dict(steps=150, batch_size=32, lr=5e-3, width=32, heads=2, dropout=0.1, max_length=8, eval_every=50,
+SMALL = dict(steps=100, batch_size=32, lr=5e-3, width=32, heads=2, dropout=0.1, max_length=8, eval_every=50,
              dev_users=100, precision="float32")
 
 
@@ -193,3 +193,26 @@ def test_a_saved_model_ranks_as_before(cycle, trained, tmp_path):
 def test_items_have_one_table():
     model = new_sasrec(50, SASRec(**SMALL))
     assert model.lm_head.weight is model.transformer.wte.weight and model.lm_head.weight.shape == (50, 32)
+
+
+# ------------------------------------------------------------ in the study
+
+def test_the_study_ranks_with_it_under_both_history_rules(tmp_path, monkeypatch):
+    from ilm_lib import load_params, study, study_openp5
+    from ilm_lib.artifacts import MissingStage
+
+    monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path))
+    params = load_params("toy", **{"data.num_users": 60, "data.num_items": 80, "sasrec.steps": 4,
+                                   "sasrec.eval_every": 2})
+    data = study.data(params, build=True)
+    with pytest.raises(MissingStage, match="sasrec.*notebooks/02_embeddings.ipynb"):
+        study_openp5.evaluation(params, 0, "SASRec")
+    artifact = study_openp5.sasrec(params, 0, build=True)
+    assert not artifact("state.pt").exists() and len(pd.read_parquet(artifact("history.parquet")))
+    ranked = study_openp5.evaluation(params, 0, "SASRec", build=True)
+    rows = study_openp5.result_rows(params, ranked, "SASRec", 0)
+    model, loaded = load_sasrec(artifact("sasrec")), Dataset.open(data("dataset"))
+    for history in ("kept", "excluded"):
+        top = sasrec_top_k(model, loaded, "test", 10, exclude=history == "excluded", users=everyone(loaded))
+        found = rows[(rows["history"] == history) & (rows["task"] == "both") & (rows["metric"] == "HR@10")]["value"]
+        assert found.to_numpy() == pytest.approx(hits_at(top, loaded.test_targets(), 10).mean())

@@ -1,0 +1,55 @@
+"""What a vector knows: linear probes of embeddings and of item tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+
+def label_auc(features: np.ndarray, labels: Sequence[Sequence[str]], *, rarest: int = 20, seed: int = 0,
+              ) -> dict[str, float]:
+    """How well a linear map reads each label off the features: area under the ROC curve, .5 is chance.
+
+    Scores are out of fold (five folds of items), by ridge regression on standardised features.
+
+    Args:
+        features: (I, ...) of each item, flattened. labels: (I,) lists, e.g. genres.
+        rarest: labels with fewer items are left out.
+    """
+    x = np.asarray(features, np.float64).reshape(len(features), -1)
+    names = sorted({name for own in labels for name in own})
+    truth = np.array([[name in own for name in names] for own in labels], dtype=float).reshape(len(x), -1)
+    frequent = np.flatnonzero((truth.sum(0) >= rarest) & (len(x) - truth.sum(0) >= rarest))
+    if not len(frequent):
+        return {}
+    probe = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(0, 5, 11)))
+    folds = KFold(5, shuffle=True, random_state=seed)
+    read = cross_val_predict(probe, x, truth[:, frequent], cv=folds).reshape(len(x), -1)
+    return {names[j]: float(roc_auc_score(truth[:, j], read[:, i])) for i, j in enumerate(frequent)}
+
+
+def neighbours_kept(features: np.ndarray, reference: np.ndarray, k: int = 10) -> float:
+    """Share of each item's k nearest neighbours by cosine in `reference` (I, d) that are so in `features` (I, ...) too.
+
+    Features are centred first: tokens share a large common part. Chance is about k / I.
+    """
+    near = [_nearest(a, k) for a in (features, reference)]
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*near)]))
+
+
+def _nearest(vectors: np.ndarray, k: int) -> np.ndarray:
+    x = np.asarray(vectors, np.float32).reshape(len(vectors), -1)
+    x = x - x.mean(0)
+    x /= np.linalg.norm(x, axis=1, keepdims=True) + 1e-12
+    out = []
+    for start in range(0, len(x), 2048):
+        cosine = x[start:start + 2048] @ x.T
+        cosine[np.arange(len(cosine)), start + np.arange(len(cosine))] = -np.inf
+        out.append(np.argpartition(-cosine, k, axis=1)[:, :k])
+    return np.concatenate(out)

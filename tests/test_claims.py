@@ -1,0 +1,103 @@
+"""The ledger on runs whose truth is planted: an effect must be found, no effect must not be."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ilm_lib import claims, study, study_openp5
+from ilm_lib.paper import RANKING_METRICS
+from ilm_lib.params import load_params
+
+USERS = 3000
+
+
+@pytest.fixture
+def params():
+    return load_params("toy", **{"seeds": (0, 1, 2), "data.name": "ML1M", "ablations.query_tokens": (1, 4, 32),
+                                 "methods": ("OpenP5-R", "MLP", "ILM-rand", "ILM", "ILM-IT", "ILM-IT-II", "ILM-IT-UI")})
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """Hit rates by method, or by (method, tokens) in figure 3; gaps of phase 1 by method."""
+    rates, gaps = {}, {}
+
+    def by_user(params, method, prompt, history, task="both", *, build=False):
+        key = (method, params.qformer.num_query_tokens)
+        rate = rates.get(key, rates.get(method, 0.1))
+        luck = np.random.default_rng(0).random((USERS, 2))  # common to all methods, as easy users are
+        hits = (luck < rate).mean(1)
+        return dict.fromkeys(RANKING_METRICS, hits)
+
+    def text_gap(params, methods=("ILM-IT", "ILM-IT-II", "ILM-IT-UI")):
+        rows = [(m, s, step, 2.0 + (split == "heldout") * gaps.get(m, 1.0) + 0.01 * s * (m != "ILM-IT"), split)
+                for m in methods for s in params.report_seeds for step in (1, 2) for split in ("train", "heldout")]
+        return pd.DataFrame(rows, columns=["method", "seed", "step", "value", "split"])
+
+    dataset = SimpleNamespace(num_users=6040, num_items=3416, num_train_examples=19_629_820 // 20)
+    encoder = SimpleNamespace(read_text=lambda encoding: json.dumps({"llm_before": "a", "llm_after": "a"}))
+    monkeypatch.setattr(study_openp5, "by_user", by_user)
+    monkeypatch.setattr(study_openp5, "dev_score", lambda params, seed, method: {"dev NDCG@10": 0.1})
+    monkeypatch.setattr(claims, "text_gap", text_gap)
+    monkeypatch.setattr(study, "dataset", lambda params: dataset)
+    monkeypatch.setattr(study, "phase2", lambda params, seed, method: lambda name: encoder)
+    return rates, gaps
+
+
+def verdicts(params):
+    return {c.claim: c.verdict for c in claims.ledger(params)}
+
+
+def test_planted_effects_are_found(params, planted):
+    rates, gaps = planted
+    rates |= {"ILM": 0.14, "OpenP5-R": 0.10, "MLP": 0.10, "ILM-rand": 0.18, "ILM-IT-UI": 0.13,
+              ("ILM", 1): 0.10, ("ILM", 4): 0.14, ("ILM", 32): 0.11}
+    gaps |= {"ILM-IT-II": 0.5}
+    found = verdicts(params)
+    assert found["ILM beats OpenP5-R: the frozen LLM gains from CF tokens"] == "reproduced"
+    assert found["ILM beats ILM-rand: phase 1 matters"] == "not reproduced"
+    assert found["The user-item loss helps where texts are scarce (ML1M)"] == "reproduced"
+    assert found["The item-item loss helps where texts are scarce (ML1M)"] == "inconclusive"
+    assert found["The item-item loss closes the gap between train and held-out text generation"] == "reproduced"
+    assert found["The user-item loss closes the gap between train and held-out text generation"] == "inconclusive"
+    assert found["More query tokens first help, then hurt"] == "reproduced"
+    assert found["At most numbers of tokens ILM is ahead of an MLP with as many"] == "reproduced"
+    assert found["The LLM stays exactly as it was"] == found["The data sets have the counts of Table 2"] == "reproduced"
+
+
+def test_no_effect_is_never_reproduced(params, planted):
+    found = verdicts(params)
+    frozen = {"The LLM stays exactly as it was", "The data sets have the counts of Table 2"}
+    assert {v for c, v in found.items() if c not in frozen} == {"inconclusive"}
+
+
+def test_no_gain_is_a_claim_of_its_own(params, planted):
+    rates, _ = planted
+    amazon = params.with_(**{"data.name": "Beauty"})
+    assert verdicts(amazon)["The item-item loss brings no obvious gain where texts are rich"] == "reproduced"
+    rates["ILM-IT-II"] = 0.14
+    found = verdicts(amazon)
+    assert found["The item-item loss brings no obvious gain where texts are rich"] == "not reproduced"
+    assert found["The data sets have the counts of Table 2"] == "not reproduced"  # the dataset is still that of ML1M
+    assert claims.no_gain(-0.02, 0.03, 0.4, 0.01) == "inconclusive"
+
+
+def test_what_no_run_bears_on_is_not_tested(params, planted):
+    few = params.with_(**{"methods": ("OpenP5-R", "ILM"), "ablations.query_tokens": (1, 4), "data.name": "Toy"})
+    found = verdicts(few)
+    assert sum(v == "not tested" for v in found.values()) == 4
+    assert "ILM beats the MLP adapter" not in found
+
+
+def test_cells_are_corrected_for_all_of_them(params, planted):
+    rates, _ = planted
+    rates |= {"ILM": 0.108}
+    table = claims.cells(params)
+    assert len(table) == 6 * 2 * 4 and (table["p corrected"] >= table["p"]).all()
+    shown = claims.cells_table(table)
+    assert list(shown.columns) == ["baseline", "prompt", *(f"Δ {m}" for m in RANKING_METRICS)] and len(shown) == 12
+    assert shown["prompt"].tolist() == ["seen"] * 6 + ["unseen"] * 6
+    assert shown.iloc[0]["Δ HR@10"].startswith("+0.0")

@@ -1,0 +1,65 @@
+"""The evaluation's bookkeeping on rankings written by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ilm_lib import study, study_openp5
+from ilm_lib.artifacts import Artifact
+from ilm_lib.params import load_params
+
+
+@pytest.fixture
+def params():
+    return load_params("toy", seeds=(0, 1), **{"evaluation.prompts": ("seen",), "evaluation.histories": ("kept",)})
+
+
+@pytest.fixture
+def ranked(tmp_path, monkeypatch):
+    """Three users, ten items each; seed 1 finds what seed 0 misses."""
+    miss, first = np.arange(10, 20), np.arange(10)
+    tops = {0: {"sequential": [first, miss, miss], "straightforward": [first, first, miss]},
+            1: {"sequential": [miss, miss, miss], "straightforward": [miss, miss, first]}}
+
+    def evaluation(params, seed, method, *, build=False):
+        folder = tmp_path / f"{method}{seed}"
+        folder.mkdir(exist_ok=True)
+        np.savez(folder / "tops.npz", target=np.zeros(3, int),
+                 **{f"{task}|seen|kept": np.stack(top) for task, top in tops[seed].items()})
+        return Artifact("evaluation", "", folder)
+
+    monkeypatch.setattr(study_openp5, "evaluation", evaluation)
+    return evaluation
+
+
+def test_metrics_by_user_are_means_over_tasks_and_seeds(params, ranked):
+    assert study_openp5.by_user(params, "ILM", "seen", "kept")["HR@10"].tolist() == [0.5, 0.25, 0.25]
+    assert study_openp5.by_user(params, "ILM", "seen", "kept", "sequential")["NDCG@10"].tolist() == [0.5, 0, 0]
+    assert study_openp5.by_user(params.with_(seeds=(1,)), "ILM", "seen", "kept")["HR@5"].tolist() == [0, 0, 0.5]
+
+
+def test_rows_count_both_tasks_together(params, ranked):
+    rows = study_openp5.result_rows(params, ranked(params, 0, "ILM"), "ILM", 0)
+    hr = rows[rows["metric"] == "HR@10"].set_index("task")
+    assert hr["value"].to_dict() == pytest.approx({"sequential": 1 / 3, "straightforward": 2 / 3, "both": 1 / 2})
+    assert hr["n"].to_dict() == {"sequential": 3, "straightforward": 3, "both": 6}
+
+
+def test_variants_share_a_backbone_and_differ_in_what_they_name(params):
+    base, four = study_openp5.variant(params), study_openp5.with_tokens(params, 4)
+    assert base.backbone.seed == four.backbone.seed == params.seed and base.phase2.steps == params.ablations.phase2_steps
+    assert (four.qformer.num_query_tokens, four.phase2.mlp_tokens) == (4, 4)
+    keys = study_openp5.variant(params, **{"qformer.cf_keys": 4})
+    assert keys.qformer.cf_keys == 4 and keys.with_(**{"qformer.cf_keys": 1}) == base
+
+
+def test_the_dev_score_is_that_of_the_kept_checkpoint(params, tmp_path, monkeypatch):
+    def artifact(rows):
+        pd.DataFrame(rows, columns=["step", "name", "value", "split"]).to_parquet(tmp_path / "history.parquet")
+        return lambda name: tmp_path / name
+
+    rows = [(s, f"dev {m}", v, "heldout") for s, n, h in ((1, 0.3, 0.4), (2, 0.2, 0.9))
+            for m, v in (("NDCG@10", n), ("HR@10", h))]
+    monkeypatch.setattr(study, "embeddings", lambda *args, **kwargs: None)
+    monkeypatch.setattr(study, "phase2", lambda *args, **kwargs: artifact(rows))
+    assert study_openp5.dev_score(params, 0, "MLP") == {"dev NDCG@10": 0.3, "dev HR@10": 0.4}
