@@ -40,8 +40,9 @@ from ilm_lib.training import device, use_bfloat16
 
 disable_progress_bar()  # a notebook's output holds results, not the bars of loading weights
 
-MODEL_CODE = ("kernels", "masks", "prompts", "indexing", "tokenizer", "qformer", "adapters", "backbone", "model",
-              "training", "decode", "phase2")
+# What a stage depends on besides its settings and inputs; a change anywhere else leaves it as it is.
+BACKBONE_CODE = ("kernels", "masks", "prompts", "indexing", "tokenizer", "backbone", "training")
+PHASE2_CODE = (*BACKBONE_CODE, "qformer", "adapters", "model", "decode", "phase2")
 PHASE1_CODE = ("phase1", "objectives", "kernels", "qformer", "tokenizer", "training")
 TASK_CODE = ("recommendation", "data.dataset", "data.templates")
 
@@ -152,7 +153,7 @@ def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
         pretrain(folder, params.backbone, tokenizer,
                  tasks.training_batches(encoder, params.backbone.batch_size, "text", seed), seed=seed)
 
-    return stage("backbone", params.profile, settings, [data(params)], (*MODEL_CODE, *TASK_CODE),
+    return stage("backbone", params.profile, settings, [data(params)], (*BACKBONE_CODE, *TASK_CODE),
                  make if build else None, "04_phase2")
 
 
@@ -184,7 +185,7 @@ def phase2(params: Params, seed: int, method: str, *, shuffled: bool = False, bu
                      evaluate=lambda model, step: dev_metrics(model, tasks, users,
                                                               batch_size=params.evaluation.batch_size))
 
-    return stage("phase2", params.profile, settings, inputs, (*MODEL_CODE, *TASK_CODE), make if build else None,
+    return stage("phase2", params.profile, settings, inputs, (*PHASE2_CODE, *TASK_CODE), make if build else None,
                  "04_phase2")
 
 

@@ -56,7 +56,7 @@ def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
         encoder = PromptEncoder(tokenizer, len(tasks.films), 0)
         pretrain(folder, optim, tokenizer, tasks.pretraining_batches(encoder, optim.batch_size, seed), seed=seed)
 
-    return stage("elm_backbone", params.profile, settings, [rows], (*study.MODEL_CODE, "elm"), make if build else None,
+    return stage("elm_backbone", params.profile, settings, [rows], (*study.BACKBONE_CODE, "elm"), make if build else None,
                  "05_elm24_eval")
 
 
@@ -96,7 +96,7 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
         scored.assign(SC=sc).to_parquet(folder / "scored.parquet")
 
     return stage("elm_evaluation", params.profile, settings, [cf, rows, llm, *([aligned] if aligned else [])],
-                 (*study.MODEL_CODE, "elm"), make if build else None, "05_elm24_eval")
+                 (*study.PHASE2_CODE, "elm"), make if build else None, "05_elm24_eval")
 
 
 @lru_cache(4)
