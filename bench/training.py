@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from bench.harness import REPEATS, Row, at_least, at_most, in_turn, openp5_folder
+from bench.harness import REPEATS, Row, at_least, at_most, in_turn, milliseconds, openp5_folder
 from ilm_lib.backbone import LanguageModel, new_backbone
 from ilm_lib.data import load_openp5
 from ilm_lib.data.templates import load_templates
@@ -38,7 +38,7 @@ def run() -> list[Row]:
     indexing = Indexing("ML1M", data.user_index, data.item_index)
     tasks = RecommendationTasks(data, load_templates(folder / "prompt.txt"), indexing, history_max=20)
     tokenizer = train_tokenizer(tasks.corpus(), 1000)
-    rows = [throughput(tasks, tokenizer)]
+    rows = [throughput(tasks, tokenizer), *compiled(tasks, tokenizer)]
     for tokens in (0, 8):
         rows += [padding(tasks, tokenizer, tokens), prompt_rate(tasks, tokenizer, tokens)]
     return rows
@@ -71,6 +71,29 @@ def throughput(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase) -
     spent, bare = in_turn(ours, theirs)
     a, b = 1e3 * tokens / spent, 1e3 * STEPS * dense.numel() / bare
     return Row(f"f training, {layers} layers x {width}, {PROMPTS} prompts a batch", a, b, "tokens/s", a / b, 0.85)
+
+
+def compiled(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """Does `torch.compile` pay? Steps after warm-up against eager ones, and the seconds until the first is done."""
+    params = Backbone(steps=STEPS, batch_size=PROMPTS, layers=3, width=128, heads=4, vocab=1000, precision="auto")
+    torch.manual_seed(0)
+    llm = new_backbone(params, tokenizer, max_length=1024).to(device())
+    eager, fast = LanguageModel(llm), torch.compile(LanguageModel(llm), dynamic=True)
+    batches = tasks.training_batches(PromptEncoder(tokenizer, tasks.data.num_items, 0), PROMPTS, "text", seed=0)
+
+    def step(model: torch.nn.Module, number: int) -> None:
+        with torch.autocast(device(), torch.bfloat16, enabled=use_bfloat16("auto")):
+            loss = model(batches(number).to(device()))
+        loss.backward()
+        llm.zero_grad(set_to_none=True)
+
+    first = milliseconds(lambda: step(fast, 0)) / 1e3
+    for number in range(1, 4):  # other shapes: each may be compiled anew
+        step(fast, number)
+    numbers = [count(4), count(4)]
+    spent, bare = in_turn(lambda: step(fast, next(numbers[0])), lambda: step(eager, next(numbers[1])), 2 * REPEATS)
+    return [Row("f torch.compile (not used), a step of 3 layers x 128", spent, bare, "ms", bare / spent, 1.0, main=False),
+            at_most("f torch.compile (not used), until the first step is done", first, 60, "s", main=False)]
 
 
 def padding(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase, query_tokens: int) -> Row:
