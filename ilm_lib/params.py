@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Mapping
 
@@ -177,6 +178,30 @@ class Elm24(Section):
     max_new_tokens: int = Field(64, gt=0)
     max_text_tokens: int = Field(96, gt=0)
     sentence_encoder: str | None = Field(None, description="any sentence-transformers name; None: the packaged one")
+    teacher: Literal["template", "hf", "openai"] = Field("template", description="who writes the target texts")
+    teacher_model: str | None = Field(None, description="hf: name or folder of a causal LM; openai: its name there")
+    teacher_url: str | None = Field(None, description="openai: base URL, e.g. http://localhost:8000/v1")
+    teacher_key_env: str | None = Field("OPENAI_API_KEY", description="variable with the API key; None: no key")
+    file: str | None = Field(None, description="your own rows, .parquet or JSON lines, relative to ILM_DATA_DIR")
+
+    @model_validator(mode="after")
+    def _teacher_can_be_asked(self):
+        if self.file and (self.teacher != "template" or self.teacher_model or self.teacher_url):
+            raise ValueError("elm24.file has its targets already: leave out teacher, teacher_model and teacher_url")
+        if self.teacher == "template" and (self.teacher_model or self.teacher_url):
+            raise ValueError("elm24.teacher_model and elm24.teacher_url need elm24.teacher: hf or openai")
+        if self.teacher != "template" and not self.teacher_model:
+            raise ValueError(f"elm24.teacher_model is needed with elm24.teacher: {self.teacher}")
+        if (self.teacher == "openai") != bool(self.teacher_url):
+            raise ValueError("elm24.teacher_url is needed with elm24.teacher: openai, and with no other")
+        if self.teacher_url and not re.fullmatch(r"https?://[^\s@]+", self.teacher_url):
+            raise ValueError("elm24.teacher_url starts with http:// or https:// and holds no user or password")
+        return self
+
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The settings that matter once the rows are there."""
+        return self.model_dump(exclude={"teacher", "teacher_model", "teacher_url", "teacher_key_env", "file"})
 
 
 # What the paper leaves open (design, section 6), each changed alone and measured on dev by notebook 09.

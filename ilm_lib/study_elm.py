@@ -9,12 +9,16 @@ import numpy as np
 import pandas as pd
 
 from ilm_lib import elm, study
-from ilm_lib.artifacts import Artifact, stage
+from ilm_lib.artifacts import Artifact, sha256, stage
 from ilm_lib.backbone import pretrain, reference
+from ilm_lib.data import DataError, data_dir
 from ilm_lib.data.elm24 import build_elm24
+from ilm_lib.data.elm24_file import load_elm
+from ilm_lib.data.instructions import Teacher
+from ilm_lib.data.teachers import new_teacher
 from ilm_lib.metrics import embed_sentences, log_perplexity, semantic_consistency, sentence_encoder
 from ilm_lib.paper import RESULT_COLUMNS
-from ilm_lib.params import METHODS, Params
+from ilm_lib.params import METHODS, Params, runs_dir
 from ilm_lib.phase1 import run_phase1
 from ilm_lib.phase2 import train_phase2
 from ilm_lib.prompts import PromptEncoder
@@ -23,21 +27,51 @@ from ilm_lib.training import device, use_bfloat16
 
 
 def data(params: Params, seed: int, *, build: bool = False) -> Artifact:
-    """The 24 tasks over the films that have a text; films are split, not rows."""
-    cf = study.embeddings(params, seed)
-    settings = {"test_fraction": params.elm24.test_fraction, "seed": 0}
+    """The 24 tasks over the films that have a text, or rows of one's own; films are split, not rows."""
+    e = params.elm24
+    settings = {"test_fraction": e.test_fraction, "seed": 0}
+    inputs, code = [study.data(params)], ["data.elm24", "data.elm24_words"]
+    if e.file:
+        path = data_dir() / e.file
+        if not path.is_file():
+            raise DataError(path, None, "is missing", "Set elm24.file to your rows, relative to ILM_DATA_DIR")
+        settings["sha256"], code = sha256(path), ["data.elm24_file"]
+    else:
+        inputs.append(study.embeddings(params, seed))  # they pick the neighbours
+        if e.teacher != "template":  # where a model answers does not matter, which one does
+            settings |= {"teacher": e.teacher, "teacher_model": e.teacher_model}
+            code += ["data.instructions", "data.teachers", f"data.teacher_{e.teacher}"]
 
     def make(folder: Path) -> None:
-        rows = build_elm24(study.dataset(params).texts, study.cf_embeddings(cf).item, seed=0,
-                           test_fraction=params.elm24.test_fraction)
+        if e.file:
+            rows = load_elm(path, len(study.dataset(params).texts), e.test_fraction, seed=0)
+        else:
+            rows = build_rows(params, seed, teacher(params))
+        if left_out := rows.attrs.get("left_out"):
+            print(f"{left_out:,} of {left_out + len(rows):,} rows left out")
         rows.to_parquet(folder / "rows.parquet")
 
-    return stage("elm_data", params.profile, settings, [study.data(params), cf], ("data.elm24", "data.elm24_words"),
-                 make if build else None, "05_elm24_eval")
+    return stage("elm_data", params.profile, settings, inputs, code, make if build else None, "05_elm24_eval")
+
+
+def build_rows(params: Params, seed: int, teacher: Teacher | str) -> pd.DataFrame:
+    """The rows of a profile's films by a teacher."""
+    items = study.cf_embeddings(study.embeddings(params, seed)).item
+    return build_elm24(study.dataset(params).texts, items, seed=0, test_fraction=params.elm24.test_fraction,
+                       teacher=teacher)
+
+
+def teacher(params: Params) -> Teacher | str:
+    """The teacher of a profile; its answers outlive the stage, so that a rebuild asks nothing twice."""
+    return new_teacher(params.elm24, runs_dir() / params.profile / "teacher")
+
+
+def load_rows(artifact: Artifact) -> pd.DataFrame:
+    return pd.read_parquet(artifact("rows.parquet"))
 
 
 def load_tasks(params: Params, seed: int) -> elm.ElmTasks:
-    return elm.ElmTasks(pd.read_parquet(data(params, seed)("rows.parquet")), study.dataset(params).texts)
+    return elm.ElmTasks(load_rows(data(params, seed)), study.dataset(params).texts)
 
 
 def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
@@ -78,7 +112,7 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
     cf, rows, llm = study.embeddings(params, seed), data(params, seed), backbone(params, seed)
     aligned = phase1(params, seed) if METHODS[method].phase1 else None
     params = _own_lengths(params)
-    settings = {"phase2": params.phase2.model_dump(), "elm24": params.elm24.model_dump(), "method": method,
+    settings = {"phase2": params.phase2.model_dump(), "elm24": params.elm24.evaluated, "method": method,
                 "precision": params.evaluation.precision,
                 "qformer": params.qformer.model_dump(), "seed": seed}
 

@@ -3,18 +3,20 @@
 Task names are those of the paper's table (arXiv 2406.02844, after arXiv 2310.04475). The paper says 24 tasks and
 prints 23 rows; "negative review", the plain gap beside the positive and neutral reviews, is our 24th. The prompt
 wordings are ours. The teacher composes answers from a film's own genres, decade, plot and tags, so that a student has
-to know the film; where the paper used a large language model, this one costs nothing and needs no network.
+to know the film; where the paper used a large language model, this one costs nothing and needs no network. A language
+model can be the teacher too (`teachers`): films, splits, neighbours and wordings stay the same.
 """
 
 import re
 import zlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ilm_lib.data import elm24_words as words
+from ilm_lib.data.instructions import Request, Teacher, instruct
 
 MIN_WORDS = 15
 MIN_PLOT = 6  # words; a shorter piece of plot says nothing
@@ -33,32 +35,41 @@ TASKS = tuple(Task(name, inputs, prompts) for name, (inputs, _, prompts, _) in w
 
 
 def build_elm24(texts: list[dict], item_vectors: np.ndarray, *, seed: int = 0, test_fraction: float = 0.1,
-                rows_per_task: int | None = None) -> pd.DataFrame:
-    """One row per task and film, with answers by the template teacher.
+                rows_per_task: int | None = None, min_facts: int = 0,
+                teacher: Teacher | Literal["template"] = "template") -> pd.DataFrame:
+    """One row per task and film, with answers by a teacher.
 
     texts: a record per film, any of the keys title, genres, overview, tags; a missing fact is left unsaid.
     item_vectors: (len(texts), d), rows as in `texts`; their cosine picks the neighbour of the neighbour tasks.
     test_fraction: share of the films, not rows, held out; no test film occurs in a train row in any role.
     rows_per_task: at most so many rows per task and split, by a seeded draw.
+    min_facts: films with fewer of genres, tags and plot on record are left out, in every role.
+    teacher: "template", or one of `teachers`; nothing but the columns target and teacher depends on it.
 
-    Columns: task, item (row of `texts`), other (row, or -1), prompt (with its literal placeholders), target (15 to 45
-    words, long description up to 60; the five-characteristics tasks have five short points between commas instead),
-    teacher ("template"), split ("train" or "test"). A target never names the titles of its films; a title of one
-    word counts as named only with its capital.
+    Columns: task, item (row of `texts`), other (row, or -1), prompt (with its literal placeholders), target, teacher
+    (its name), split ("train" or "test"). A target never names the titles of its films; a title of one word counts as
+    named only with its capital. The template's targets have 15 to 45 words, long descriptions up to 60; those of the
+    five-characteristics tasks are five short points between commas. Rows for which a teacher gave no usable text are
+    left out, and counted in `attrs["left_out"]`.
 
-    Raises ValueError if the lengths differ or a split would have fewer than two films.
+    Raises ValueError if the lengths differ, a split would have fewer than two films, or a teacher left a task without
+    rows in a split.
     """
     vectors = np.asarray(item_vectors, dtype=np.float64)
     if vectors.ndim != 2 or len(vectors) != len(texts):
         raise ValueError(f"item_vectors must be ({len(texts)}, d), got {vectors.shape}")
     order = np.random.default_rng(seed).permutation(len(texts))
-    num_test = round(test_fraction * len(texts))
+    order = order[[sum(map(bool, map(texts[i].get, ("genres", "tags", "overview")))) >= min_facts for i in order]]
+    num_test = round(test_fraction * len(order))
     splits = {"train": np.sort(order[num_test:]), "test": np.sort(order[:num_test])}
     if min(map(len, splits.values())) < 2:
-        raise ValueError(f"each split needs two films: {len(texts)} films, test_fraction {test_fraction}")
+        raise ValueError(f"each split needs two films: {len(order)} films, test_fraction {test_fraction}")
 
+    template = isinstance(teacher, str)
+    if template and teacher != "template":
+        raise ValueError(f'teacher {teacher!r} is unknown; give "template" or a teacher of ilm_lib.data.teachers')
     facts = [read_facts(record) for record in texts]
-    rows = []
+    rows, requests = [], []
     for split, members in splits.items():
         # Neighbours are sought within the split: a neighbour across it would put a test film in a train row.
         nearest = nearest_neighbours(vectors, members)
@@ -75,9 +86,28 @@ def build_elm24(texts: list[dict], item_vectors: np.ndarray, *, seed: int = 0, t
                 elif task.inputs == "pair":
                     other = int(rng.choice(members[members != item]))
                 prompt = task.prompts[rng.integers(len(task.prompts))]
-                target = answer(task, facts[item], facts[other] if other >= 0 else None, rng)
-                rows.append((task.name, item, other, prompt, target, "template", split))
-    return pd.DataFrame(rows, columns=["task", "item", "other", "prompt", "target", "teacher", "split"])
+                if template:
+                    target = answer(task, facts[item], facts[other] if other >= 0 else None, rng)
+                else:
+                    target = None
+                    written = instruct(task.name, prompt, texts[item], texts[other] if other >= 0 else None)
+                    requests.append(Request(task.name, written))
+                rows.append((task.name, item, other, prompt, target, teacher if template else teacher.name, split))
+    table = pd.DataFrame(rows, columns=["task", "item", "other", "prompt", "target", "teacher", "split"])
+    return table if template else with_targets(table, teacher.write(requests), facts)
+
+
+def with_targets(table: pd.DataFrame, targets: Sequence[str | None], facts: Sequence["Facts"]) -> pd.DataFrame:
+    """The rows with a teacher's texts, titles taken out; rows without a text are left out and counted."""
+    table["target"] = [text and unnamed(text, [facts[i] for i in (row.item, row.other) if i >= 0])
+                       for text, row in zip(targets, table.itertuples(), strict=True)]
+    kept = table.dropna(subset="target").reset_index(drop=True)
+    for (task, split), part in table.groupby(["task", "split"], sort=False):
+        if part["target"].isna().all():
+            raise ValueError(f"{part['teacher'].iloc[0]} gave no usable text for {task!r}, {split}: {len(part)} rows. "
+                             "Ask it one of the prompts by hand (a dry run prints them), or choose another teacher")
+    kept.attrs["left_out"] = len(table) - len(kept)
+    return kept
 
 
 def row_rng(seed: int, task: str, item: int) -> np.random.Generator:
@@ -165,7 +195,12 @@ def answer(task: Task, film: Facts, other: Facts | None, rng: np.random.Generato
         text = " ".join(frame.format(**slots, plot=quoted, o_plot=quoted).split())
         if len(text.split()) < MIN_WORDS:
             text += f" It offers {slots['praise']} and should please {slots['viewer']}."
-    for title in sorted((t for f in (film, other) if f for t in f.titles), key=len, reverse=True):
+    return unnamed(text, [f for f in (film, other) if f])
+
+
+def unnamed(text: str, films: Sequence[Facts]) -> str:
+    """The text with "the film" in place of titles, and a capital at its start."""
+    for title in sorted((t for film in films for t in film.titles), key=len, reverse=True):
         flags = re.IGNORECASE if " " in title else 0  # "Heat" is a title, "heat" a word
         text = re.sub(rf"(?<!\w){re.escape(title)}(?!\w)", "the film", text, flags=flags)
     text = re.sub(r"(?<=[.!?] )the film", "The film", text)

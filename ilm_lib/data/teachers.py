@@ -1,0 +1,256 @@
+"""Language models as teachers of the ELM-24 tasks: instructions in, cleaned target texts out, resumable.
+
+    python -m ilm_lib.data.teachers --profile ml100k --set elm24.teacher=hf --set elm24.teacher_model=FOLDER --dry-run
+
+Every answer is appended to a file of JSON lines as it comes, so an interrupted run asks only for what is missing.
+`template`, the offline teacher, is in `elm24`; `hf` and `openai` are in modules of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Callable, Iterator, Sequence
+
+import yaml
+from filelock import FileLock
+
+from ilm_lib.data.elm24 import SENTENCE_END
+from ilm_lib.data.instructions import Request, Teacher
+from ilm_lib.data.openp5 import DataError
+from ilm_lib.params import Elm24, Params, ParamsError, load_params
+from ilm_lib.progress import progress
+
+MAX_TOKENS = 160  # of an answer: 60 words with room
+MIN_WORDS = 3
+WORD_TOKENS = 1.3  # English words, tokenizers of current LLMs
+AGAIN = "\n\nAnswer in plain words, with at least one whole sentence, and without asking back."
+THINKING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+POINT = re.compile(r"^(?:[-*•]|\(?\d{1,2}[.)])\s+")
+QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»"}
+
+
+class TeacherError(RuntimeError):
+    """A teacher cannot be asked, or does not answer; the message says what to check. Answers so far are kept."""
+
+
+class LanguageModelTeacher:
+    """A teacher that keeps its answers; a subclass says how to ask.
+
+    Args:
+        kind, model: what is asked. The model's name is part of an answer's key: after a change of the weights under
+            an old name delete the file of answers.
+        answers: JSON lines {"key", "text"}, made when there is something to keep. Two processes may share it: the
+            second waits for the first and asks for the rest.
+        max_tokens: limit of an answer.
+    """
+
+    def __init__(self, kind: str, model: str, answers: Path, max_tokens: int = MAX_TOKENS):
+        short = Path(model).resolve().name if Path(model).is_dir() else model  # a folder's place is nobody's business
+        self.name, self.model, self.max_tokens = f"{kind}:{short}", model, max_tokens
+        self.answers = Path(answers)
+
+    def ask(self, instructions: Sequence[str]) -> Iterator[tuple[int, str]]:
+        """Raw answers as they come, with the position of their instruction."""
+        raise NotImplementedError
+
+    def write(self, requests: Sequence[Request]) -> list[str | None]:
+        """A cleaned text for each request; a refused answer is asked for once more, then None.
+
+        Raises TeacherError if the teacher cannot be asked, DataError for a damaged file of answers.
+        """
+        raw = self._answers([r.instruction for r in requests])
+        texts = [clean(answer) for answer in raw]
+        refused = [i for i, text in enumerate(texts) if text is None]
+        # Greedy decoding would say the same again, so the second instruction is another one.
+        for i, answer in zip(refused, self._answers([requests[i].instruction + AGAIN for i in refused])):
+            texts[i] = clean(answer)
+        return texts
+
+    def known(self) -> dict[str, str]:
+        """Answers on file, by key."""
+        return read_answers(self.answers)[0]
+
+    def key(self, instruction: str) -> str:
+        return hashlib.sha256(json.dumps([self.model, self.max_tokens, instruction]).encode()).hexdigest()
+
+    def _answers(self, instructions: Sequence[str]) -> list[str]:
+        if not instructions:
+            return []
+        self.answers.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.answers}.lock"):
+            known, whole = read_answers(self.answers)
+            missing = [text for text in dict.fromkeys(instructions) if self.key(text) not in known]
+            if missing:
+                with open(self.answers, "ab") as file, closing(self.ask(missing)) as answers:
+                    file.truncate(whole)
+                    for i, text in progress(answers, self.name, total=len(missing)):
+                        known[self.key(missing[i])] = text
+                        line = json.dumps({"key": self.key(missing[i]), "text": text}, ensure_ascii=False)
+                        file.write(line.encode("utf-8", "replace") + b"\n")
+                        file.flush()
+        return [known[self.key(text)] for text in instructions]
+
+
+def read_answers(path: Path) -> tuple[dict[str, str], int]:
+    """Answers by key, and the bytes of whole lines: the last line may be torn, and is then ignored.
+
+    Raises DataError for any other line that is no answer.
+    """
+    known, whole = {}, 0
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    for n, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            key, text = record["key"], record["text"]
+            if not (isinstance(key, str) and isinstance(text, str) and line.endswith(b"\n")):
+                raise ValueError
+        except (ValueError, KeyError, TypeError):
+            if n == len(lines):
+                break
+            remedy = "Delete the line; it will be asked for again"
+            raise DataError(path, n, "is no answer of a teacher", remedy) from None
+        known[key] = text
+        whole += len(line)
+    return known, whole
+
+
+def clean(answer: str) -> str | None:
+    """An answer as one paragraph without quotes around it, or None if it is empty or shorter than three words.
+
+    Thoughts are dropped, a list becomes its points between commas, and a sentence that the token limit cut off goes
+    if one before it is whole.
+    """
+    lines = [line.strip() for line in THINKING.sub("", answer).replace("**", "").splitlines() if line.strip()]
+    points = [POINT.sub("", line).rstrip(" .,;") for line in lines if POINT.match(line)]
+    text = ", ".join(points) + "." if len(points) > 1 else " ".join(lines)
+    text = re.sub(r"^answer:\s*", "", " ".join(text.split()), flags=re.IGNORECASE)
+    if len(text) > 1 and QUOTES.get(text[0]) == text[-1] and not set(text[1:-1]) & {'"', "“", text[0]}:
+        text = text[1:-1].strip()
+    sentences = SENTENCE_END.split(text)
+    if not re.search(r"[.!?][\"'”’)]*$", text) and len(" ".join(sentences[:-1]).split()) >= MIN_WORDS:
+        text = " ".join(sentences[:-1])
+    return text if len(re.findall(r"\w+", text)) >= MIN_WORDS else None
+
+
+def new_teacher(settings: Elm24, folder: Path) -> Any:
+    """The teacher of a profile: "template", or a language model whose answers are kept in a folder."""
+    if settings.teacher == "template":
+        return "template"
+    path = folder / (re.sub(r"[^\w.-]+", "-", f"{settings.teacher}-{Path(settings.teacher_model).name}") + ".jsonl")
+    if settings.teacher == "hf":
+        from ilm_lib.data.teacher_hf import HFTeacher
+
+        return HFTeacher(settings.teacher_model, path)
+    from ilm_lib.data.teacher_openai import OpenAITeacher
+
+    return OpenAITeacher(settings.teacher_url, settings.teacher_model, path, key_env=settings.teacher_key_env)
+
+
+# ---- dry run ----
+
+class DryRun:
+    """Stands in for a teacher: takes down what would be asked."""
+
+    def __init__(self, name: str):
+        self.name, self.requests = name, []
+
+    def write(self, requests: Sequence[Request]) -> list[str]:
+        self.requests = list(requests)
+        return [r.instruction for r in requests]
+
+
+def dry_run(requests: Sequence[Request], teacher: Teacher | str = "template",
+            count: Callable[[str], int] | None = None) -> str:
+    """What asking would take, in words: prompts, tokens, and an instruction of a task about one film and about two.
+
+    Args: count: tokens of a text; default: 1.3 for each word.
+    """
+    asked = list(dict.fromkeys(r.instruction for r in requests))
+    todo = asked
+    if isinstance(teacher, LanguageModelTeacher):
+        known = teacher.known()
+        todo = [text for text in asked if teacher.key(text) not in known]
+    tokens = sum(map(count, todo)) if count else round(WORD_TOKENS * sum(len(text.split()) for text in todo))
+    limit = getattr(teacher, "max_tokens", MAX_TOKENS)
+    by = "counted by the tokenizer" if count else f"estimated as words x {WORD_TOKENS}"
+    name = getattr(teacher, "name", teacher)
+    lines = ["the template asks nobody; this is what a language model would be asked"] if name == "template" else []
+    lines += [
+        f"teacher {name}: {len(requests):,} rows of {len({r.task for r in requests})} tasks, {len(asked):,} prompts",
+        f"{len(asked) - len(todo):,} answered already, {len(todo):,} to ask; a refused answer is asked for twice",
+        f"{tokens:,} tokens to read, {by}; at most {limit * len(todo):,} to write, {limit} for an answer",
+    ]
+    examples = {r.instruction.count("\n- ") > 1: r for r in reversed(requests)}
+    for two in sorted(examples):
+        lines.append(f"\n--- {examples[two].task} ---\n{examples[two].instruction}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 0, or 1 after a message on stderr."""
+    from ilm_lib import study, study_elm
+    from ilm_lib.artifacts import MissingStage
+
+    parser = argparse.ArgumentParser(prog="python -m ilm_lib.data.teachers", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="toy", help="of params/, or a YAML file (default: toy)")
+    parser.add_argument("--seed", type=int, default=0, help="of the embeddings that pick neighbours (default: 0)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. elm24.teacher=hf")
+    parser.add_argument("--tokenizer", metavar="NAME", help="counts the tokens of a dry run (default: hf: the model's)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be asked, without asking")
+    args = parser.parse_args(arguments)
+    try:
+        if wrong := [given for given in args.set if "=" not in given]:
+            raise ParamsError(f"--set {wrong[0]}: write KEY=VALUE, e.g. elm24.teacher=hf")
+        pairs = (given.split("=", 1) for given in args.set)
+        params = load_params(args.profile, **{key: yaml.safe_load(value) for key, value in pairs})
+        study.data(params, build=True)
+        if not params.elm24.file:
+            study.embeddings(params, args.seed, build=True)
+        if params.elm24.file or not args.dry_run:
+            rows = study_elm.load_rows(study_elm.data(params, args.seed, build=True))
+            print(f"{len(rows):,} rows of {rows['task'].nunique()} tasks by {', '.join(rows['teacher'].unique())}; "
+                  f"{rows.attrs.get('left_out', 0):,} left out")
+        else:
+            print(_planned(params, args.seed, args.tokenizer))
+    except (ValueError, MissingStage, TeacherError) as error:  # of data, of settings, of what a teacher wrote
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _planned(params: Params, seed: int, tokenizer: str | None) -> str:
+    from ilm_lib import study_elm
+
+    teacher = study_elm.teacher(params)
+    recorder = DryRun(params.elm24.teacher)
+    study_elm.build_rows(params, seed, recorder)
+    tokenizer = tokenizer or (params.elm24.teacher_model if params.elm24.teacher == "hf" else None)
+    return dry_run(recorder.requests, teacher, token_counter(tokenizer) if tokenizer else None)
+
+
+def token_counter(name: str) -> Callable[[str], int]:
+    """Tokens of a text by a tokenizer, given by folder or name; what a chat template adds is not counted.
+
+    Raises TeacherError if there is no such tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise TeacherError(f"no tokenizer {name!r}: {reason}. Give the folder of a model") from None
+    return lambda text: len(tokenizer(text)["input_ids"])
+
+
+if __name__ == "__main__":
+    from ilm_lib.data import teachers  # not a second copy of this module, with errors of its own
+
+    sys.exit(teachers.main())
