@@ -25,11 +25,18 @@ class Prefill:
 
     Attributes:
         cache: keys and values of the prompts. logits: (B, V) after the last token. mask: (B, T).
+        position: (B, 1) of the token that comes next; None: the number of tokens read.
     """
 
     cache: Cache
     logits: Tensor
     mask: Tensor
+    position: Tensor | None = None
+
+    @property
+    def ahead(self) -> Tensor:
+        """(B, 1) position of the token that comes next."""
+        return self.mask.sum(1, keepdim=True) if self.position is None else self.position
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,7 @@ class Tree:
 
     def __init__(self, llm: PreTrainedModel, prefill: Prefill):
         self.llm, self.prompt = llm, prefill.mask.bool()
-        self.length = prefill.mask.sum(1, keepdim=True)  # (B, 1)
+        self.ahead = prefill.ahead
         self.cache = copy.copy(prefill.cache)
         self.cache.layers = [Room(layer) for layer in prefill.cache.layers]
         self.seen = self.prompt.new_zeros(len(self.prompt), 1, 0)  # (B, k, G): ancestors among G tokens read so far
@@ -183,14 +190,14 @@ class Tree:
         prompt = self.prompt[:, None].expand(-1, tokens.shape[1], -1)
         see = torch.cat([prompt, seen], 2)[:, None]  # (B, 1, n, T + G + n)
         return self.llm(input_ids=tokens, attention_mask=additive(see, self.llm.dtype), past_key_values=self.cache,
-                        position_ids=(self.length + depth).expand_as(tokens), use_cache=True).logits
+                        position_ids=(self.ahead + depth).expand_as(tokens), use_cache=True).logits
 
 
 class Rows:
     """Reads every beam as a row of its own, with a copy of the cache: right for any causal LM with a cache."""
 
     def __init__(self, llm: PreTrainedModel, prefill: Prefill):
-        self.llm, self.mask, self.beams = llm, prefill.mask, 1
+        self.llm, self.mask, self.ahead, self.beams = llm, prefill.mask, prefill.ahead, 1
         # Layers replace their tensors and never write into them, so the copy grows alone.
         self.cache = copy.copy(prefill.cache)
         self.cache.layers = [copy.copy(layer) for layer in prefill.cache.layers]
@@ -203,12 +210,13 @@ class Rows:
         B, k = tokens.shape
         source = (beam + self.beams * torch.arange(B, device=beam.device)[:, None]).flatten()
         self.cache.reorder_cache(source)
-        self.mask, self.beams = self.mask[source], k
+        self.mask, self.ahead, self.beams = self.mask[source], self.ahead[source], k
         return self._forward(tokens.reshape(-1, 1)).view(B, k, -1)
 
     def _forward(self, tokens: Tensor) -> Tensor:
         self.mask = torch.nn.functional.pad(self.mask, (0, tokens.shape[1]), value=1)
-        position = self.mask.cumsum(1)[:, -tokens.shape[1]:] - 1
+        position = self.ahead + torch.arange(tokens.shape[1], device=tokens.device)
+        self.ahead = self.ahead + tokens.shape[1]
         return self.llm(input_ids=tokens, attention_mask=self.mask, past_key_values=self.cache, position_ids=position,
                         use_cache=True).logits
 

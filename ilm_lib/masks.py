@@ -36,7 +36,7 @@ def takes_4d_mask(llm: PreTrainedModel, length: int) -> bool:
     and rows no longer than the shortest sliding window, whose mask this one replaces. The answer of the trial is
     kept per model and attention implementation.
     """
-    if length > _window(llm) or "position_ids" not in inspect.signature(llm.forward).parameters:
+    if length > _window(llm) or not takes_positions(llm):
         return False
     answers = _taken.setdefault(llm, {})
     implementation = llm.config._attn_implementation
@@ -51,6 +51,11 @@ def takes_4d_mask(llm: PreTrainedModel, length: int) -> bool:
             for module, mode in modes:
                 module.training = mode
     return answers[implementation]
+
+
+def takes_positions(llm: PreTrainedModel) -> bool:
+    """Whether positions are an argument of the model, and not its own affair."""
+    return "position_ids" in inspect.signature(llm.forward).parameters
 
 
 def _window(llm: PreTrainedModel) -> float:

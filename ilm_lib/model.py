@@ -26,8 +26,8 @@ from ilm_lib.backbone import context_length, freeze, load_backbone, read, weight
 from ilm_lib.decode import Beams, Prefill, beam_search
 from ilm_lib.indexing import Indexing
 from ilm_lib.kernels import Trie, interleave
-from ilm_lib.masks import takes_4d_mask
-from ilm_lib.params import QFormerParams
+from ilm_lib.masks import takes_4d_mask, takes_positions
+from ilm_lib.params import ItemPositions, QFormerParams
 from ilm_lib.prompts import Batch, Item, Prompt, PromptEncoder, User
 from ilm_lib.qformer import QFormer
 
@@ -77,16 +77,17 @@ class ILM(nn.Module):
         llm: a causal LM; frozen here. tokenizer: its tokenizer.
         encoder: maps CF embeddings to item tokens; None is the bare LLM (OpenP5-R).
         cf: (I + U, d) embeddings of items, then users. num_items: I.
-        catalogue: needed by `recommend` alone.
+        catalogue: needed by `recommend` alone. item_positions: as in `PromptEncoder`.
     """
 
     def __init__(self, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, encoder: ItemEncoder | None,
-                 cf: Tensor, num_items: int, catalogue: Catalogue | None = None):
+                 cf: Tensor, num_items: int, catalogue: Catalogue | None = None,
+                 item_positions: ItemPositions = "shared"):
         super().__init__()
         self.llm, self.encoder, self.tokenizer, self.catalogue = freeze(llm), encoder, tokenizer, catalogue
         self.num_items = num_items
         self.register_buffer("cf", cf, persistent=False)
-        self.prompts = PromptEncoder(tokenizer, num_items, encoder.num_query_tokens if encoder else 0,
+        self.prompts = PromptEncoder(tokenizer, num_items, encoder.num_query_tokens if encoder else 0, item_positions,
                                      packs=partial(takes_4d_mask, llm))
         self._trie: Trie | None = None
         self._items: tuple[Any, Tensor, Tensor | None] | None = None  # see `tokens`
@@ -175,6 +176,8 @@ class ILM(nn.Module):
         single = not prompt or isinstance(prompt[0], (str, Item, User))
         batch = self.encode([prompt] if single else prompt, side="left")
         inputs = {"inputs_embeds": self.embed(batch)} if len(batch.entities) else {"input_ids": batch.input_ids}
+        if len(batch.entities) and takes_positions(self.llm):
+            inputs["position_ids"] = batch.position_ids
         out = self.llm.generate(**inputs, attention_mask=batch.attention_mask, pad_token_id=self.prompts.pad_id,
                                 max_new_tokens=max_new_tokens, **{"do_sample": False, **kwargs})
         new = out if len(batch.entities) else out[:, batch.input_ids.shape[1]:]
@@ -186,7 +189,7 @@ class ILM(nn.Module):
         """Read prompts once; `beam_search` may then run several times over the result."""
         batch = self.encode(prompts, side="left")
         out = self(batch, use_cache=True, logits_to_keep=1)
-        return Prefill(out.past_key_values, out.logits[:, -1], batch.attention_mask)
+        return Prefill(out.past_key_values, out.logits[:, -1], batch.attention_mask, batch.position_ids[:, -1:] + 1)
 
     @property
     def trie(self) -> Trie:
@@ -246,6 +249,7 @@ class ILM(nn.Module):
             self.tokenizer.save_pretrained(temporary / "backbone")
         (temporary / "ilm.json").write_text(json.dumps({
             "encoder": encoder_config(self.encoder), "num_items": self.num_items, "backbone": backbone,
+            "item_positions": self.prompts.item_positions,
             "backbone_fingerprint": weights_fingerprint(self.llm),
             "catalogue": self.catalogue.to_json() if self.catalogue else None}, ensure_ascii=False), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -275,7 +279,8 @@ class ILM(nn.Module):
         if encoder is not None:
             encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in weights.items()})
         catalogue = Catalogue.from_json(config["catalogue"]) if config["catalogue"] else None
-        return cls(llm, tokenizer, encoder, cf, config["num_items"], catalogue).to(llm.device).eval()
+        return cls(llm, tokenizer, encoder, cf, config["num_items"], catalogue,
+                   config["item_positions"]).to(llm.device).eval()
 
 
 def encoder_config(encoder: ItemEncoder | None) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ Loss = Literal["itc", "itg", "itm", "ii", "ui"]
 Precision = Literal["float32", "bfloat16", "auto"]
 Prompt = Literal["seen", "unseen"]
 History = Literal["kept", "excluded"]
+ItemPositions = Literal["shared", "own"]
 BatchSize = Annotated[int, Field(gt=1)]
 
 
@@ -151,6 +152,7 @@ class Phase2(Optim):
     steps: PositiveInt = 50_000
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     loss_on: Literal["target", "text"] = Field("target", description="the answer only, or the whole text")
+    item_positions: ItemPositions = Field("shared", description="where item tokens stand, see prompts.PromptEncoder")
     mlp_tokens: int = Field(1, gt=0, description="soft tokens of the MLP baseline (CoLLM: 1)")
     eval_every: int = Field(1000, gt=0, description="steps between dev evaluations; the best is kept")
     dev_users: int = Field(1000, gt=0)
@@ -216,6 +218,7 @@ READINGS: dict[str, dict[str, Any]] = {
     "CF dimension 32": {"embeddings.dim": 32},
     "CF dimension 128": {"embeddings.dim": 128},
     "WALS of implicit": {"embeddings.engine": "implicit"},
+    "item tokens at positions of their own": {"phase2.item_positions": "own"},
 }
 
 

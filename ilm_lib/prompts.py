@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ilm_lib.masks import additive
+from ilm_lib.params import ItemPositions
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Batch:
 
     Attributes:
         input_ids: (B, T). segment: (B, T), 0 at padding, else the number of the prompt within its row, from 1.
+        position_ids: (B, T) positions that count from the start of the prompt, so that neither padding nor neighbours
+            matter; 0 at padding.
         slot_row, slot_start: (S,) where each slot begins. slot_entity: (S,) index into `entities`.
         entities: (E,) distinct entity rows: items 0..I-1, then users I..I+U-1.
         labels: (B, T), -100 where no loss is taken, or None.
@@ -62,6 +65,7 @@ class Batch:
 
     input_ids: Tensor
     segment: Tensor
+    position_ids: Tensor
     slot_row: Tensor
     slot_start: Tensor
     slot_entity: Tensor
@@ -80,13 +84,6 @@ class Batch:
     def attention_mask(self) -> Tensor:
         """(B, T), 1 at tokens and slots, 0 at padding."""
         return (self.segment > 0).long()
-
-    @property
-    def position_ids(self) -> Tensor:
-        """(B, T) positions that count from the start of the prompt, so that neither padding nor neighbours matter."""
-        place = torch.arange(self.segment.shape[1], device=self.segment.device).expand_as(self.segment)
-        new = torch.nn.functional.pad(self.segment[:, 1:] != self.segment[:, :-1], (1, 0))
-        return place - (place * new).cummax(1).values
 
     @property
     def weight(self) -> int:
@@ -113,7 +110,9 @@ class PromptEncoder:
     Args:
         tokenizer: any Hugging Face tokenizer with an end-of-sequence token.
         num_items: I, so that users can follow items in one entity table.
-        num_query_tokens: N, positions a slot takes. 0: slots are left out (text-only methods).
+        num_query_tokens: N, places a slot takes. 0: slots are left out (text-only methods).
+        item_positions: "shared": all N stand at the position of the token before them, so that text keeps the positions
+            it has without items, as the frozen LLM has learned them; "own": each moves what follows one further.
         packs: whether the LLM reads packed rows of a length (`masks.takes_4d_mask`); our own does.
 
     A prompt without slots gives exactly the ids the tokenizer gives for its text, after the
@@ -122,11 +121,11 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, num_items: int, num_query_tokens: int,
-                 packs: Callable[[int], bool] = lambda length: True):
+                 item_positions: ItemPositions = "shared", packs: Callable[[int], bool] = lambda length: True):
         if tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
         self.tokenizer, self.num_items, self.num_query_tokens = tokenizer, num_items, num_query_tokens
-        self.packs = packs
+        self.item_positions, self.packs = item_positions, packs
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self._slot = array("q", [self.pad_id] * num_query_tokens)
@@ -219,15 +218,23 @@ class PromptEncoder:
         entities, inverse = np.unique(entity, return_inverse=True)
 
         labelled = inside > 0 if loss_on == "text" else inside >= np.repeat(np.maximum(begin, 1), length)
-        labelled[(first[of] + start)[:, None] + np.arange(self.num_query_tokens)] = False
-        input_ids, labels, segment = np.full((3, (int(row.max()) + 1) * width), [[self.pad_id], [-100], [0]])
+        in_slots = (first[of] + start)[:, None] + np.arange(self.num_query_tokens)
+        labelled[in_slots] = False
+        moves = np.ones(len(tokens), dtype=np.int64)
+        if self.item_positions == "shared":
+            moves[in_slots] = 0
+        position = np.cumsum(moves) - 1
+        position -= np.repeat(position[first] + 1 - moves[first], length)
+        size = (int(row.max()) + 1) * width
+        input_ids, labels, segment, position_ids = np.full((4, size), [[self.pad_id], [-100], [0], [0]])
         input_ids[place], segment[place] = tokens, np.repeat(number, length)
+        position_ids[place] = np.maximum(position, 0)  # a slot that comes first has no token before it
         labels[place[labelled]] = tokens[labelled]
         tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a))
         grid = lambda a: torch.from_numpy(a).view(-1, width)
         scored = (grid(labels), tensor(np.sort(place[labelled]) - 1)) if answers is not None else (None, None)
-        return Batch(grid(input_ids), grid(segment), tensor(row[of]), tensor(start + offset[of]), tensor(inverse),
-                     tensor(entities), *scored, packed=pack)
+        return Batch(grid(input_ids), grid(segment), grid(position_ids), tensor(row[of]), tensor(start + offset[of]),
+                     tensor(inverse), tensor(entities), *scored, packed=pack)
 
     def _entity(self, slot: Item | User) -> int:
         if isinstance(slot, Item):

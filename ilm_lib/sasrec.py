@@ -100,11 +100,11 @@ def pack(sequences: Sequence[np.ndarray], places: int) -> tuple[Batch, torch.Ten
     row, offset, number, width = pack_rows(length, lambda width: width <= places)
     inside = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
     place = np.repeat(row * width + offset, length) + inside  # of every item in the flattened (B, T)
-    items, segment = np.zeros((2, (int(row.max()) + 1) * width), np.int64)
-    items[place], segment[place] = np.concatenate(sequences), np.repeat(number, length)
-    items, segment = (torch.from_numpy(a).view(-1, width) for a in (items, segment))
+    items, segment, position = np.zeros((3, (int(row.max()) + 1) * width), np.int64)
+    items[place], segment[place], position[place] = np.concatenate(sequences), np.repeat(number, length), inside
+    items, segment, position = (torch.from_numpy(a).view(-1, width) for a in (items, segment, position))
     scored, none = torch.from_numpy(np.sort(place[inside > 0]) - 1), torch.zeros(0, dtype=torch.long)
-    return (Batch(items, segment, none, none, none, none, labels=items, scored=scored, packed=True),
+    return (Batch(items, segment, position, none, none, none, none, labels=items, scored=scored, packed=True),
             torch.from_numpy(row * width + offset + length - 1))
 
 

@@ -203,7 +203,8 @@ def new_ilm(params: Params, method: str, llm: Artifact, cf: Artifact, aligned: A
         diagnostics = json.loads(aligned("diagnostics.json").read_text())
         start = load_file(aligned("qformer.safetensors")), diagnostics["vocab_size"]
     encoder = new_encoder(params, method, table, model, seed=seed, aligned=start)
-    return ILM(model, tokenizer, encoder, table, num_items, tasks.catalogue() if tasks else None)
+    return ILM(model, tokenizer, encoder, table, num_items, tasks.catalogue() if tasks else None,
+               params.phase2.item_positions)
 
 
 def load_ilm(params: Params, seed: int, method: str, **kwargs: Any) -> ILM:

@@ -90,8 +90,8 @@ def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
         encoder = PromptEncoder(tokenizer, len(tasks.films), 0)
         pretrain(folder, optim, tokenizer, tasks.pretraining_batches(encoder, optim.batch_size, seed), seed=seed)
 
-    return stage("elm_backbone", params.profile, settings, [rows], (*study.BACKBONE_CODE, "elm"), make if build else None,
-                 "05_elm24_eval")
+    return stage("elm_backbone", params.profile, settings, [rows], (*study.BACKBONE_CODE, "elm"),
+                 make if build else None, "05_elm24_eval")
 
 
 def phase1(params: Params, seed: int, *, build: bool = False) -> Artifact:

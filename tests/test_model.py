@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 
+from ilm_lib import decode
 from ilm_lib.adapters import MLPEncoder, QFormerEncoder
 from ilm_lib.backbone import weights_fingerprint
 from ilm_lib.kernels import interleave
@@ -232,6 +233,38 @@ def test_generation_of_a_batch_is_that_of_its_prompts(new_ilm, kind):
     prompts = [*MIXED, ["text alone , and rather a lot of it"]]
     texts = ilm.generate(prompts, max_new_tokens=8)
     assert texts == [ilm.generate(p, max_new_tokens=8) for p in prompts] and len(set(texts)) > 1
+
+
+@pytest.mark.parametrize("positions", ["shared", "own"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
+def test_generation_goes_on_at_the_position_where_the_prompt_ends(new_ilm, kind, positions):
+    ilm = new_ilm("qformer", kind)
+    ilm.prompts.item_positions = positions
+    batch = ilm.encode([MIXED[0]])
+    read, place, new = ilm.embed(batch), batch.position_ids, []
+    for _ in range(6):
+        with torch.no_grad():
+            token = ilm.llm(inputs_embeds=read, position_ids=place).logits[:, -1].argmax(-1)
+        new.append(int(token))
+        read = torch.cat([read, ilm.llm.get_input_embeddings()(token)[:, None]], 1)
+        place = torch.cat([place, place[:, -1:] + 1], 1)
+    wanted = ilm.tokenizer.decode(new[:(new + [ilm.tokenizer.eos_token_id]).index(ilm.tokenizer.eos_token_id)],
+                                  skip_special_tokens=True).strip()
+    assert ilm.generate(MIXED[0], max_new_tokens=6) == wanted
+
+
+@pytest.mark.parametrize("positions", ["shared", "own"])
+def test_both_readers_go_on_at_the_position_where_the_prompt_ends(new_ilm, monkeypatch, positions):
+    ilm = new_ilm("qformer")
+    ilm.prompts.item_positions = positions
+    tree = ilm.search(ilm.prefill(MIXED), 10)
+    monkeypatch.setattr(decode, "takes_4d_mask", lambda llm, length: False)
+    rows = ilm.search(ilm.prefill(MIXED), 10)
+    assert torch.equal(tree.items, rows.items)
+    torch.testing.assert_close(tree.scores, rows.scores, atol=1e-4, rtol=1e-4)
+    whole = [ilm.catalogue.indexing.answer(ilm.catalogue.target, int(i)) for i in tree.items[:, 0]]
+    nll, _ = ilm.token_nll(ilm.encode(MIXED, answers=whole))  # the same answers, read with their prompts in one go
+    torch.testing.assert_close(tree.scores[:, 0], -nll, atol=1e-3, rtol=1e-3)
 
 
 def test_generation_is_greedy_whatever_the_checkpoint_says(new_ilm):

@@ -112,8 +112,29 @@ def test_slots_lie_where_their_segment_was(encoder, tokenizer, side):
                 assert slots.pop(0) == at
                 at += 3
         assert not slots and at == (len(row) if side == "left" else int(mask.sum()))
-        assert batch.position_ids[b][mask].tolist() == list(range(int(mask.sum())))
-    assert batch.labels is None
+        assert (batch.position_ids[b][~mask] == 0).all()
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_items_do_not_move_the_positions_of_text(tokenizer, pack):
+    prompts = [["Toy", Item(4), " and", User(1), " or", Item(4), Item(0)], [Item(0), " then ?"], ["no slot at all"]]
+    answers = [" yes", " no", " perhaps so"]
+    bare, shared, own = (PromptEncoder(tokenizer, 5, tokens, positions)
+                         for tokens, positions in ((0, "shared"), (3, "shared"), (3, "own")))
+    for prompt, answer in zip(prompts, answers):
+        text, near, far = (e.batch([prompt], [answer]) for e in (bare, shared, own))
+        slots = torch.zeros_like(near.segment, dtype=torch.bool)
+        slots[near.slot_row[:, None], near.slot_start[:, None] + torch.arange(3)] = True
+        assert near.position_ids[~slots].tolist() == text.position_ids[0].tolist() == list(range(text.segment.shape[1]))
+        before = near.position_ids.roll(1)
+        assert torch.equal(near.position_ids[slots], before[slots])  # each as the token before it
+        assert far.position_ids[0].tolist() == list(range(far.segment.shape[1]))
+    for encoder in (bare, shared, own):  # packed or not, every prompt counts from 0
+        batch = encoder.batch(prompts, answers, pack=pack)
+        found = [batch.position_ids[r][batch.segment[r] == n].tolist()
+                 for r in range(len(batch.segment)) for n in range(1, int(batch.segment[r].max()) + 1)]
+        alone = [encoder.batch([p], [a]).position_ids[0].tolist() for p, a in zip(prompts, answers)]
+        assert sorted(found) == sorted(alone)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -47,7 +47,8 @@ def test_rows_count_both_tasks_together(params, ranked):
 
 def test_variants_share_a_backbone_and_differ_in_what_they_name(params):
     base, four = study_openp5.variant(params), study_openp5.with_tokens(params, 4)
-    assert base.backbone.seed == four.backbone.seed == params.seed and base.phase2.steps == params.ablations.phase2_steps
+    assert base.backbone.seed == four.backbone.seed == params.seed
+    assert base.phase2.steps == params.ablations.phase2_steps
     assert (four.qformer.num_query_tokens, four.phase2.mlp_tokens) == (4, 4)
     keys = study_openp5.variant(params, **{"qformer.cf_keys": 4})
     assert keys.qformer.cf_keys == 4 and keys.with_(**{"qformer.cf_keys": 1}) == base
