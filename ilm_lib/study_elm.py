@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from ilm_lib.data import DataError, data_dir
 from ilm_lib.data.elm24 import build_elm24
 from ilm_lib.data.elm24_file import load_elm
 from ilm_lib.data.instructions import Teacher
-from ilm_lib.data.teachers import new_teacher
+from ilm_lib.data.teacher_hf import HFTeacher
+from ilm_lib.data.teacher_openai import OpenAITeacher
 from ilm_lib.metrics import embed_sentences, log_perplexity, semantic_consistency, sentence_encoder
 from ilm_lib.paper import RESULT_COLUMNS
 from ilm_lib.params import METHODS, Params, runs_dir
@@ -62,8 +64,15 @@ def build_rows(params: Params, seed: int, teacher: Teacher | str) -> pd.DataFram
 
 
 def teacher(params: Params) -> Teacher | str:
-    """The teacher of a profile; its answers outlive the stage, so that a rebuild asks nothing twice."""
-    return new_teacher(params.elm24, runs_dir() / params.profile / "teacher")
+    """The teacher of a profile: "template", or a language model whose answers outlive the stage, so that a rebuild asks
+    nothing twice."""
+    e, folder = params.elm24, runs_dir() / params.profile / "teacher"
+    if e.teacher == "template":
+        return "template"
+    answers = folder / (re.sub(r"[^\w.-]+", "-", f"{e.teacher}-{Path(e.teacher_model).name}") + ".jsonl")
+    if e.teacher == "hf":
+        return HFTeacher(e.teacher_model, answers)
+    return OpenAITeacher(e.teacher_url, e.teacher_model, answers, key_env=e.teacher_key_env)
 
 
 def load_rows(artifact: Artifact) -> pd.DataFrame:

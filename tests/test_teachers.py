@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import runpy
-import sys
 import threading
 import time
 from email.utils import formatdate
@@ -13,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ilm_lib import study_elm
+from ilm_lib import study_elm, teach
 from ilm_lib.data import DataError, teachers, toy
 from ilm_lib.data.elm24 import TASKS, build_elm24
 from ilm_lib.data.elm24_file import load_elm
 from ilm_lib.data.instructions import Request, instruct
 from ilm_lib.data.teacher_hf import HFTeacher
 from ilm_lib.data.teacher_openai import OpenAITeacher, retry_after
-from ilm_lib.data.teachers import DryRun, TeacherError, clean, dry_run, new_teacher, read_answers
+from ilm_lib.data.teachers import DryRun, TeacherError, clean, dry_run, read_answers
 from ilm_lib.params import ParamsError, load_params
 from ilm_lib.tokenizer import train_tokenizer
 
@@ -402,10 +400,10 @@ def small_study(tmp_path, monkeypatch, server):
 
 
 def test_the_command_and_the_stage(small_study, server, tmp_path, capsys, monkeypatch):
-    assert teachers.main(["--profile", small_study, "--dry-run"]) == 0
+    assert teach.main(["--profile", small_study, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "teacher openai:tiny: 1,920 rows of 24 tasks, 1,920 prompts" in said and not server.asked
-    assert teachers.main(["--profile", small_study]) == 0
+    assert teach.main(["--profile", small_study]) == 0
     assert "1,920 rows of 24 tasks by openai:tiny; 0 left out" in capsys.readouterr().out
     assert len(server.asked) == 1920 and (tmp_path / "runs/small/teacher/openai-tiny.jsonl").is_file()
     params = load_params(small_study)
@@ -414,14 +412,11 @@ def test_the_command_and_the_stage(small_study, server, tmp_path, capsys, monkey
     assert study_elm.data(elsewhere, 0) == study_elm.data(params, 0)
     with pytest.raises(FileNotFoundError):
         study_elm.data(other, 0)
-    assert teachers.main(["--profile", small_study, "--set", "elm24.teacher"]) == 1
-    assert teachers.main(["--profile", small_study, "--set", "elm24.teacher=hf"]) == 1
+    assert teach.main(["--profile", small_study, "--set", "elm24.teacher"]) == 1
+    assert teach.main(["--profile", small_study, "--set", "elm24.teacher=hf"]) == 1
     assert "teacher_url is needed with elm24.teacher: openai" in capsys.readouterr().err
     server.refuse_after = 0
-    monkeypatch.setattr("sys.argv", ["teachers", "--profile", small_study, "--set", "elm24.teacher_model=huge"])
-    monkeypatch.delitem(sys.modules, "ilm_lib.data.teachers")  # as in a process of its own
-    with pytest.raises(SystemExit, match="1"):
-        runpy.run_module("ilm_lib.data.teachers", run_name="__main__")
+    assert teach.main(["--profile", small_study, "--set", "elm24.teacher_model=huge"]) == 1
     assert "model 'huge': HTTP 400: enough for today" in capsys.readouterr().err
 
     rows = study_elm.load_rows(study_elm.data(params, 0))
@@ -429,9 +424,9 @@ def test_the_command_and_the_stage(small_study, server, tmp_path, capsys, monkey
     rows.to_parquet(tmp_path / "data" / "mine.parquet")
     own = [f"elm24.{key}=null" for key in ("teacher_model", "teacher_url")] + ["elm24.teacher=template"]
     own = [word for given in (*own, "elm24.file=mine.parquet") for word in ("--set", given)]
-    assert teachers.main(["--profile", small_study, *own]) == 0
+    assert teach.main(["--profile", small_study, *own]) == 0
     assert "1,920 rows of 24 tasks by openai:tiny; 0 left out" in capsys.readouterr().out
-    assert teachers.main(["--profile", small_study, *own[:-1], "elm24.file=gone.parquet"]) == 1
+    assert teach.main(["--profile", small_study, *own[:-1], "elm24.file=gone.parquet"]) == 1
     assert "gone.parquet: is missing" in capsys.readouterr().err
 
 
@@ -450,13 +445,14 @@ def test_settings_that_do_not_fit(changes, message):
         load_params("toy", elm24=changes)
 
 
-def test_teachers_by_name(folders, tmp_path):
-    settings = load_params("toy").elm24
-    assert new_teacher(settings, tmp_path) == "template"
-    hf = load_params("toy", elm24={"teacher": "hf", "teacher_model": str(folders["chat"])}).elm24
-    assert new_teacher(hf, tmp_path).name == "hf:tiny-chat"
-    assert new_teacher(hf, tmp_path).answers == tmp_path / "hf-tiny-chat.jsonl"
-    assert hf.evaluated == settings.evaluated  # what follows from the rows does not ask who wrote them
+def test_teachers_by_name(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path))
+    params = load_params("toy")
+    assert study_elm.teacher(params) == "template"
+    hf = load_params("toy", elm24={"teacher": "hf", "teacher_model": str(folders["chat"])})
+    assert study_elm.teacher(hf).name == "hf:tiny-chat"
+    assert study_elm.teacher(hf).answers == tmp_path / "toy" / "teacher" / "hf-tiny-chat.jsonl"
+    assert hf.elm24.evaluated == params.elm24.evaluated  # what follows from the rows does not ask who wrote them
 
 
 # ------------------------------------------------------------ own files

@@ -1,29 +1,23 @@
 """Language models as teachers of the ELM-24 tasks: instructions in, cleaned target texts out, resumable.
 
-    python -m ilm_lib.data.teachers --profile ml100k --set elm24.teacher=hf --set elm24.teacher_model=FOLDER --dry-run
-
 Every answer is appended to a file of JSON lines as it comes, so an interrupted run asks only for what is missing.
 `template`, the offline teacher, is in `elm24`; `hf` and `openai` are in modules of their own.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
-import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Callable, Iterator, Sequence
 
-import yaml
 from filelock import FileLock
 
 from ilm_lib.data.elm24 import SENTENCE_END
 from ilm_lib.data.instructions import Request, Teacher
 from ilm_lib.data.openp5 import DataError
-from ilm_lib.params import Elm24, Params, ParamsError, load_params
 from ilm_lib.progress import progress
 
 MAX_TOKENS = 160  # of an answer: 60 words with room
@@ -138,20 +132,6 @@ def clean(answer: str) -> str | None:
     return text if len(re.findall(r"\w+", text)) >= MIN_WORDS else None
 
 
-def new_teacher(settings: Elm24, folder: Path) -> Any:
-    """The teacher of a profile: "template", or a language model whose answers are kept in a folder."""
-    if settings.teacher == "template":
-        return "template"
-    path = folder / (re.sub(r"[^\w.-]+", "-", f"{settings.teacher}-{Path(settings.teacher_model).name}") + ".jsonl")
-    if settings.teacher == "hf":
-        from ilm_lib.data.teacher_hf import HFTeacher
-
-        return HFTeacher(settings.teacher_model, path)
-    from ilm_lib.data.teacher_openai import OpenAITeacher
-
-    return OpenAITeacher(settings.teacher_url, settings.teacher_model, path, key_env=settings.teacher_key_env)
-
-
 # ---- dry run ----
 
 class DryRun:
@@ -192,49 +172,6 @@ def dry_run(requests: Sequence[Request], teacher: Teacher | str = "template",
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0, or 1 after a message on stderr."""
-    from ilm_lib import study, study_elm
-    from ilm_lib.artifacts import MissingStage
-
-    parser = argparse.ArgumentParser(prog="python -m ilm_lib.data.teachers", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="toy", help="of params/, or a YAML file (default: toy)")
-    parser.add_argument("--seed", type=int, default=0, help="of the embeddings that pick neighbours (default: 0)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. elm24.teacher=hf")
-    parser.add_argument("--tokenizer", metavar="NAME", help="counts the tokens of a dry run (default: hf: the model's)")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be asked, without asking")
-    args = parser.parse_args(arguments)
-    try:
-        if wrong := [given for given in args.set if "=" not in given]:
-            raise ParamsError(f"--set {wrong[0]}: write KEY=VALUE, e.g. elm24.teacher=hf")
-        pairs = (given.split("=", 1) for given in args.set)
-        params = load_params(args.profile, **{key: yaml.safe_load(value) for key, value in pairs})
-        study.data(params, build=True)
-        if not params.elm24.file:
-            study.embeddings(params, args.seed, build=True)
-        if params.elm24.file or not args.dry_run:
-            rows = study_elm.load_rows(study_elm.data(params, args.seed, build=True))
-            print(f"{len(rows):,} rows of {rows['task'].nunique()} tasks by {', '.join(rows['teacher'].unique())}; "
-                  f"{rows.attrs.get('left_out', 0):,} left out")
-        else:
-            print(_planned(params, args.seed, args.tokenizer))
-    except (ValueError, MissingStage, TeacherError) as error:  # of data, of settings, of what a teacher wrote
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _planned(params: Params, seed: int, tokenizer: str | None) -> str:
-    from ilm_lib import study_elm
-
-    teacher = study_elm.teacher(params)
-    recorder = DryRun(params.elm24.teacher)
-    study_elm.build_rows(params, seed, recorder)
-    tokenizer = tokenizer or (params.elm24.teacher_model if params.elm24.teacher == "hf" else None)
-    return dry_run(recorder.requests, teacher, token_counter(tokenizer) if tokenizer else None)
-
-
 def token_counter(name: str) -> Callable[[str], int]:
     """Tokens of a text by a tokenizer, given by folder or name; what a chat template adds is not counted.
 
@@ -248,9 +185,3 @@ def token_counter(name: str) -> Callable[[str], int]:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise TeacherError(f"no tokenizer {name!r}: {reason}. Give the folder of a model") from None
     return lambda text: len(tokenizer(text)["input_ids"])
-
-
-if __name__ == "__main__":
-    from ilm_lib.data import teachers  # not a second copy of this module, with errors of its own
-
-    sys.exit(teachers.main())

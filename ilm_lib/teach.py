@@ -1,0 +1,58 @@
+"""Have the target texts of the ELM-24 tasks written, or see what that would ask of a teacher.
+
+    python -m ilm_lib.teach --profile ml100k --set elm24.teacher=hf --set elm24.teacher_model=FOLDER --dry-run
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import yaml
+
+from ilm_lib import study, study_elm
+from ilm_lib.artifacts import MissingStage
+from ilm_lib.data.teachers import DryRun, TeacherError, dry_run, token_counter
+from ilm_lib.params import Params, ParamsError, load_params
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 0, or 1 after a message on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m ilm_lib.teach", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="toy", help="of params/, or a YAML file (default: toy)")
+    parser.add_argument("--seed", type=int, default=0, help="of the embeddings that pick neighbours (default: 0)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. elm24.teacher=hf")
+    parser.add_argument("--tokenizer", metavar="NAME", help="counts the tokens of a dry run (default: hf: the model's)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be asked, without asking")
+    args = parser.parse_args(arguments)
+    try:
+        if wrong := [given for given in args.set if "=" not in given]:
+            raise ParamsError(f"--set {wrong[0]}: write KEY=VALUE, e.g. elm24.teacher=hf")
+        pairs = (given.split("=", 1) for given in args.set)
+        params = load_params(args.profile, **{key: yaml.safe_load(value) for key, value in pairs})
+        study.data(params, build=True)
+        if not params.elm24.file:
+            study.embeddings(params, args.seed, build=True)
+        if params.elm24.file or not args.dry_run:
+            rows = study_elm.load_rows(study_elm.data(params, args.seed, build=True))
+            print(f"{len(rows):,} rows of {rows['task'].nunique()} tasks by {', '.join(rows['teacher'].unique())}; "
+                  f"{rows.attrs.get('left_out', 0):,} left out")
+        else:
+            print(_planned(params, args.seed, args.tokenizer))
+    except (ValueError, MissingStage, TeacherError) as error:  # of data, of settings, of what a teacher wrote
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _planned(params: Params, seed: int, tokenizer: str | None) -> str:
+    teacher = study_elm.teacher(params)
+    recorder = DryRun(params.elm24.teacher)
+    study_elm.build_rows(params, seed, recorder)
+    tokenizer = tokenizer or (params.elm24.teacher_model if params.elm24.teacher == "hf" else None)
+    return dry_run(recorder.requests, teacher, token_counter(tokenizer) if tokenizer else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
