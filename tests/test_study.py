@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pandas as pd
@@ -86,7 +87,7 @@ def _site(tmp_path: Path, env: dict[str, str]) -> None:
     site = tmp_path / "reports/toy"
     index = (site / "index.html").read_text(encoding="utf-8")
     for link in re.findall(r'(?:href|src)="([^"#:]+)"', index):
-        assert (site / link.replace("%20", " ")).exists(), link
+        assert (site / unquote(link)).exists(), link
     assert "Oracle" in index and "01_data.html" in index
 
 
