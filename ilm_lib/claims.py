@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 from ilm_lib import study, study_openp5
 from ilm_lib.ledger import Claim, verdict
 from ilm_lib.metrics import holm, paired_bootstrap
-from ilm_lib.paper import PAPER, PAPER_TABLE2, RANKING_METRICS
+from ilm_lib.paper import PAPER, PAPER_TABLE2, RANKING_METRICS, table2_counts
 from ilm_lib.params import METHODS, Params
 
 RULES = """
@@ -26,20 +26,22 @@ RULES = """
 * Comparisons take the paper's reading: HR@10, seen prompts, both tasks together, the history kept in the ranking.
 * Checkpoints, numbers of tokens and settings are chosen on dev; a test item is looked at once.
 """
-NONE = float("nan")
+BASELINES = {"OpenP5-R": "ILM beats OpenP5-R: the frozen LLM gains from CF tokens",
+             "MLP": "ILM beats the MLP adapter",
+             "ILM-rand": "ILM beats ILM-rand: phase 1 matters"}
+TEXT_LOSS, INTERACTION_LOSSES = "ILM-IT", {"ILM-IT-II": "item-item", "ILM-IT-UI": "user-item"}
 _HELPS = {"Toy", "ML100K", "ML1M"}  # films: scarce texts, rich interactions (section 5.1)
 
 
-def cells(params: Params, a: str = "ILM", history: str = "kept", *, build: bool = False) -> pd.DataFrame:
-    """Method `a` against every other one in every cell of Table 3: a row a baseline, prompt and metric.
+def cells(params: Params, baselines: Sequence[str], history: str = "kept", *, build: bool = False) -> pd.DataFrame:
+    """ILM against baselines in every cell of Table 3: a row a baseline, prompt and metric.
 
     Columns baseline, prompt, metric, ours, theirs, diff, low, high, p, and "p corrected" for all rows (Holm).
     """
-    others = [*study_openp5.BASELINES, *(m for m in ("OpenP5-R", "MLP", "ILM-rand") if m in params.methods)]
     rows = []
     for prompt in params.evaluation.prompts:
-        ours = study_openp5.by_user(params, a, prompt, history, build=build)
-        for other in others:
+        ours = study_openp5.by_user(params, "ILM", prompt, history, build=build)
+        for other in baselines:
             theirs = study_openp5.by_user(params, other, prompt, history, build=build)
             rows += [(other, prompt, m, ours[m].mean(), theirs[m].mean(), *paired_bootstrap(ours[m], theirs[m]))
                      for m in RANKING_METRICS]
@@ -63,6 +65,12 @@ def ledger(params: Params) -> list[Claim]:
             _frozen(params), _table2(params)]
 
 
+def not_tested(sentence: str, paper: str, why: str, ours: str = "–") -> Claim:
+    """A claim that no run of the profile bears on."""
+    nan = float("nan")
+    return Claim(sentence, paper, ours, nan, nan, nan, 0, "not tested", why)
+
+
 def _published(params: Params, a: str, b: str, table: str = "table3") -> str:
     rows = PAPER[(PAPER["table"] == table) & (PAPER["prompt"] == "seen") & (PAPER["metric"] == "HR@10")]
     own = rows[rows["dataset"] == params.data.name]
@@ -71,49 +79,50 @@ def _published(params: Params, a: str, b: str, table: str = "table3") -> str:
     return f"{rows['dataset'].iloc[0]} {value[a]:.4f} against {value[b]:.4f}"
 
 
-def _where(params: Params, what: str = "HR@10, seen, both tasks, history kept") -> str:
-    return f"notebook 06, {params.data.name}, {what}"
+def _where(params: Params) -> str:
+    return f"notebook 06, {params.data.name}, HR@10, seen, both tasks, history kept"
+
+
+def _corrected(p_values: Mapping[str, float]) -> dict[str, float]:
+    return dict(zip(p_values, holm(np.array(list(p_values.values()))).tolist()))
 
 
 def _against_baselines(params: Params) -> list[Claim]:
-    table = cells(params, build=True)
-    table = table[~table["baseline"].isin(study_openp5.BASELINES)]
-    table = table.assign(**{"p corrected": holm(table["p"].to_numpy())})
-    sentences = {"OpenP5-R": "ILM beats OpenP5-R: the frozen LLM gains from CF tokens",
-                 "MLP": "ILM beats the MLP adapter",
-                 "ILM-rand": "ILM beats ILM-rand: phase 1 matters"}
+    table = cells(params, [m for m in BASELINES if m in params.methods], build=True)
     claims = []
     for row in table[(table["prompt"] == "seen") & (table["metric"] == "HR@10")].to_dict("records"):
-        won = int((table[table["baseline"] == row["baseline"]]["diff"] > 0).sum())
-        of = int((table["baseline"] == row["baseline"]).sum())
+        ahead = table.loc[table["baseline"] == row["baseline"], "diff"] > 0
         claims.append(Claim(
-            sentences[row["baseline"]], _published(params, "ILM", row["baseline"]),
-            f"{row['ours']:.4f} against {row['theirs']:.4f}; ahead in {won} of {of} cells", row["low"], row["high"],
-            row["p corrected"], len(params.report_seeds),
+            BASELINES[row["baseline"]], _published(params, "ILM", row["baseline"]),
+            f"{row['ours']:.4f} against {row['theirs']:.4f}; ahead in {ahead.sum()} of {len(ahead)} cells", row["low"],
+            row["high"], row["p corrected"], len(params.report_seeds),
             verdict(row["diff"], row["low"], row["high"], row["p corrected"]), _where(params)))
     return claims
 
 
 def _interaction_losses(params: Params) -> list[Claim]:
-    help_here = params.data.name in _HELPS
-    claims, names = [], {"ILM-IT-II": "item-item", "ILM-IT-UI": "user-item"}
-    base = "ILM-IT"
-    kind = "help where texts are scarce (ML1M)" if help_here else "bring no obvious gain where texts are rich"
-    if not {base, *names} <= set(params.methods):
-        return [Claim(f"Interaction losses {kind}", "Table 4", "–", NONE, NONE, NONE, 0, "not tested",
-                      "needs the methods ILM-IT, ILM-IT-II and ILM-IT-UI")]
-    without = study_openp5.by_user(params, base, "seen", "kept", build=True)["HR@10"]
-    found = {m: (study_openp5.by_user(params, m, "seen", "kept", build=True)["HR@10"]) for m in names}
-    tests = {m: paired_bootstrap(v, without) for m, v in found.items()}
-    corrected = dict(zip(tests, holm(np.array([t.p_value for t in tests.values()]))))
+    helps = params.data.name in _HELPS
+    sentences = {m: f"The {name} loss " + ("helps where texts are scarce (ML1M)" if helps else
+                                           "brings no obvious gain where texts are rich")
+                 for m, name in INTERACTION_LOSSES.items()}
+    if not {TEXT_LOSS, *INTERACTION_LOSSES} <= set(params.methods):
+        return [not_tested(sentence, "Table 4", _needs()) for sentence in sentences.values()]
+    value = {m: study_openp5.by_user(params, m, "seen", "kept", build=True)["HR@10"] for m in (TEXT_LOSS, *sentences)}
+    without = value[TEXT_LOSS]
+    tests = {m: paired_bootstrap(value[m], without) for m in sentences}
+    corrected = _corrected({m: t.p_value for m, t in tests.items()})
+    claims = []
     for m, test in tests.items():
-        judged = (verdict(test.diff, test.ci_low, test.ci_high, corrected[m]) if help_here else
+        judged = (verdict(test.diff, test.ci_low, test.ci_high, corrected[m]) if helps else
                   no_gain(test.ci_low, test.ci_high, corrected[m], 0.1 * float(without.mean())))
-        claims.append(Claim(f"The {names[m]} loss {kind.replace('help', 'helps').replace('bring', 'brings')}",
-                            _published(params, m, base, "table4"),
-                            f"{found[m].mean():.4f} against {without.mean():.4f}", test.ci_low, test.ci_high,
+        claims.append(Claim(sentences[m], _published(params, m, TEXT_LOSS, "table4"),
+                            f"{value[m].mean():.4f} against {without.mean():.4f}", test.ci_low, test.ci_high,
                             corrected[m], len(params.report_seeds), judged, _where(params)))
     return claims
+
+
+def _needs() -> str:
+    return f"needs the methods {', '.join((TEXT_LOSS, *INTERACTION_LOSSES))}"
 
 
 def no_gain(low: float, high: float, p_value: float, margin: float) -> str:
@@ -123,7 +132,7 @@ def no_gain(low: float, high: float, p_value: float, margin: float) -> str:
     return "reproduced" if -margin < low and high < margin else "inconclusive"
 
 
-def text_gap(params: Params, methods: Sequence[str] = ("ILM-IT", "ILM-IT-II", "ILM-IT-UI")) -> pd.DataFrame:
+def text_gap(params: Params, methods: Sequence[str] = (TEXT_LOSS, *INTERACTION_LOSSES)) -> pd.DataFrame:
     """ITG losses of phase 1 over steps: columns method, seed, step, value, split."""
     parts = []
     for m in methods:
@@ -140,21 +149,20 @@ def final_gap(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def _text_gap(params: Params) -> list[Claim]:
-    sentence = "The {} loss closes the gap between train and held-out text generation"
-    names = {"ILM-IT-II": "item-item", "ILM-IT-UI": "user-item"}
-    if len(params.report_seeds) < 2 or not {"ILM-IT", *names} <= set(params.methods):
-        return [Claim(sentence.format("interaction"), "Figure 5", "–", NONE, NONE, NONE, 0, "not tested",
-                      "needs the methods ILM-IT, ILM-IT-II and ILM-IT-UI and two seeds")]
+    sentences = {m: f"The {name} loss closes the gap between train and held-out text generation"
+                 for m, name in INTERACTION_LOSSES.items()}
+    if len(params.report_seeds) < 2 or not {TEXT_LOSS, *sentences} <= set(params.methods):
+        return [not_tested(sentence, "Figure 5", f"{_needs()} and two seeds") for sentence in sentences.values()]
     gap = final_gap(text_gap(params))["gap"].unstack("method")
-    tests = {m: ttest_1samp(gap["ILM-IT"] - gap[m], 0) for m in names}
-    corrected = dict(zip(tests, holm(np.array([t.pvalue for t in tests.values()]))))
+    tests = {m: ttest_1samp(gap[TEXT_LOSS] - gap[m], 0) for m in sentences}
+    corrected = _corrected({m: t.pvalue for m, t in tests.items()})
     claims = []
     for m, test in tests.items():
-        low, high = test.confidence_interval()
-        diff = float((gap["ILM-IT"] - gap[m]).mean())
-        claims.append(Claim(sentence.format(names[m]), "Figure 5", f"gap {gap[m].mean():.3f} against "
-                            f"{gap['ILM-IT'].mean():.3f} nats", float(low), float(high), float(corrected[m]), len(gap),
-                            verdict(diff, low, high, corrected[m]),
+        low, high = map(float, test.confidence_interval())
+        diff = float((gap[TEXT_LOSS] - gap[m]).mean())
+        claims.append(Claim(sentences[m], "Figure 5",
+                            f"gap {gap[m].mean():.3f} against {gap[TEXT_LOSS].mean():.3f} nats", low, high, corrected[m],
+                            len(gap), verdict(diff, low, high, corrected[m]),
                             f"notebook 07, {params.data.name}, t-test over seeds"))
     return claims
 
@@ -172,8 +180,7 @@ def _tokens(params: Params) -> list[Claim]:
                     verdict(test.diff, test.ci_low, test.ci_high, test.p_value), where)]
     sentence = "More query tokens first help, then hurt"
     if max(lengths) < 32:
-        why = "needs lengths up to 32"
-        return [*claims, Claim(sentence, "Figure 3", "–", NONE, NONE, NONE, 0, "not tested", why)]
+        return [*claims, not_tested(sentence, "Figure 3", "needs lengths up to 32")]
     dev = {n: np.mean([study_openp5.dev_score(study_openp5.with_tokens(params, n), s, "ILM")["dev NDCG@10"]
                        for s in range(seeds)]) for n in lengths[1:-1]}
     best = max(dev, key=dev.get)
@@ -194,21 +201,22 @@ def _frozen(params: Params) -> Claim:
     runs = [(s, m) for s in params.report_seeds for m in params.methods if METHODS[m].encoder != "none"]
     facts = [json.loads(study.phase2(params, s, m)("encoder.json").read_text(encoding="utf-8")) for s, m in runs]
     equal = sum(f["llm_before"] == f["llm_after"] for f in facts)
-    return Claim("The LLM stays exactly as it was", "by construction", f"{equal} of {len(facts)} SHA-256 equal", NONE,
-                 NONE, NONE, len(params.report_seeds), "reproduced" if equal == len(facts) else "not reproduced",
+    nan = float("nan")
+    return Claim("The LLM stays exactly as it was", "by construction", f"{equal} of {len(facts)} SHA-256 equal", nan,
+                 nan, nan, len(params.report_seeds), "reproduced" if equal == len(facts) else "not reproduced",
                  "notebook 04, SHA-256 of all weights")
 
 
 def _table2(params: Params) -> Claim:
     paper = PAPER_TABLE2[PAPER_TABLE2["dataset"] == params.data.name]
     sentence, loaded = "The data sets have the counts of Table 2", study.dataset(params)
-    ours = {"users": loaded.num_users, "items": loaded.num_items, "train": 20 * loaded.num_train_examples,
-            "test": 2 * loaded.num_users}
+    ours = table2_counts(loaded.num_users, loaded.num_items, loaded.num_interactions)
     said = ", ".join(f"{n} {v:,}" for n, v in ours.items())
     if paper.empty:
-        return Claim(sentence, "–", said, NONE, NONE, NONE, 0, "not tested", "not a data set of the paper")
+        return not_tested(sentence, "–", "not a data set of the paper", said)
     theirs = paper.iloc[0]
     differ = [n for n, v in ours.items() if v != theirs[n]]
-    return Claim(sentence, ", ".join(f"{n} {theirs[n]:,}" for n in ours), said, NONE, NONE, NONE, 0,
+    nan = float("nan")
+    return Claim(sentence, ", ".join(f"{n} {theirs[n]:,}" for n in ours), said, nan, nan, nan, 0,
                  "not reproduced" if differ else "reproduced",
                  "notebook 01" + (f"; {', '.join(differ)} differ" if differ else ""))

@@ -216,7 +216,7 @@ MALFORMED = [
     ("item_text.jsonl", b'{"id": "x"}\n{"id": \n', r":2: is no JSON"),
     ("item_text.jsonl", b'{"title": "Ex"}\n', r":1: text record without id"),
     ("item_text.jsonl", b'{"id": null}\n', r":1: text record without id"),
-    ("item_text.jsonl", b"[1]\n", r":1: text record without id"),
+    ("item_text.jsonl", b"[1]\n", r":1: is no JSON object"),
     ("item_text.jsonl", b'{"id": 1}\n{"asin": "1"}\n', r":2: item '1' has two text records"),
 ]
 

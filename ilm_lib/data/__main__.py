@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ilm_lib.paper import PAPER_TABLE2
+from ilm_lib.paper import PAPER_TABLE2, table2_counts
 
 from . import data_dir
 from .dataset import TEXT_FIELDS, Dataset
@@ -30,7 +30,6 @@ OPENP5_COUNTS = {
     "Clothing": (39_387, 23_033, 278_677),
 }
 ROWS = ("users", "items", "interactions", "training examples", "test examples")
-TASKS, TEMPLATES = 2, 10  # of OpenP5: an example for each
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,9 +123,8 @@ def counts(dataset: Dataset) -> pd.DataFrame:
 
 
 def _counts(users: int, items: int, interactions: int) -> dict[str, int]:
-    examples = interactions - 3 * users  # Dataset.num_train_examples
-    values = (users, items, interactions, examples * TASKS * TEMPLATES, TASKS * users)
-    return dict(zip(ROWS, values, strict=True))
+    examples = table2_counts(users, items, interactions)
+    return dict(zip(ROWS, (users, items, interactions, examples["train"], examples["test"]), strict=True))
 
 
 def differences(dataset: Dataset) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ilm_lib.data import elm24_words as words
-from ilm_lib.data.instructions import Request, Teacher, instruct
+from ilm_lib.data.instructions import Request, Teacher, article_first, genres, instruct
 
 MIN_WORDS = 15
 MIN_PLOT = 6  # words; a shorter piece of plot says nothing
@@ -159,14 +159,12 @@ def read_facts(record: dict) -> Facts:
     title = (record.get("title") or "").strip()
     year = re.search(r"\((\d{3})\d\)\s*$", title)
     name = re.sub(r"\s*\(.*\)\s*$", "", title)  # the year, and any "(a.k.a. ...)" before it
-    moved = re.sub(r"^(.*), (The|A|An)$", r"\2 \1", name)
-    genres = [g.lower() for g in record.get("genres") or [] if g and not g.startswith("(")]  # "(no genres listed)"
     overview = " ".join((record.get("overview") or "").split())
     keys = [k[0].lower() + k[1:] for k in SUBJECT.findall(overview) + OBJECT.findall(overview)]
     keys = [k for k in keys if not set(k.split()[1:]) & set(FUNCTION_WORDS)]
     return Facts(
-        titles=tuple(dict.fromkeys(t for t in (title, name, moved) if t)),
-        genres=tuple(dict.fromkeys(genres))[:3],
+        titles=tuple(dict.fromkeys(t for t in (title, name, article_first(name)) if t)),
+        genres=tuple(dict.fromkeys(g.lower() for g in genres(record)))[:3],
         decade=f"{year[1]}0s" if year else "",
         sentences=tuple(s for s in SENTENCE_END.split(overview) if s),
         keys=tuple(dict.fromkeys(keys)),

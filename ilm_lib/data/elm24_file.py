@@ -1,13 +1,12 @@
 """Rows in the form of the ELM-24 tasks from a file of one's own."""
 
-import json
 from pathlib import Path
 from typing import Any, Iterable
 
 import numpy as np
 import pandas as pd
 
-from ilm_lib.data.openp5 import DataError, read_lines
+from ilm_lib.data.openp5 import DataError, read_json_lines, read_lines
 
 NEEDED = ("task", "item", "prompt", "target")
 OPTIONAL = ("other", "split", "teacher")
@@ -54,18 +53,10 @@ def _records(path: Path) -> Iterable[Record]:
             raise DataError(path, None, wrong, "Check the path and the file") from None
         _check_columns(path, None, table.columns)
         return list(enumerate(table.astype(object).where(table.notna(), None).to_dict("records"), 1))
-    found = []
-    for n, line in read_lines(path)[0]:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(path, n, f"is no JSON ({error.msg} at column {error.colno})",
-                            "Write one JSON object a line") from None
-        if not isinstance(record, dict):
-            raise DataError(path, n, "is no JSON object", 'Write {"task": ..., "item": ..., ...}')
+    records = read_json_lines(path, read_lines(path)[0])
+    for n, record in records:
         _check_columns(path, n, record)
-        found.append((n, record))
-    return found
+    return records
 
 
 def _check_columns(path: Path, line: int | None, columns: Iterable[str]) -> None:

@@ -46,7 +46,16 @@ def instruct(task: str, prompt: str, film: dict, other: dict | None = None) -> s
 
 def title(record: dict) -> str:
     """The title as one would say it: "Matrix, The (1999)" is "The Matrix (1999)"."""
-    return re.sub(r"^(.+), (The|A|An)(?= \(|$)", r"\2 \1", (record.get("title") or "").strip())
+    return article_first((record.get("title") or "").strip())
+
+
+def article_first(title: str) -> str:
+    return re.sub(r"^(.+), (The|A|An)(?= \(|$)", r"\2 \1", title)
+
+
+def genres(record: dict) -> list[str]:
+    """Without MovieLens' "(no genres listed)"."""
+    return [g for g in record.get("genres") or [] if g and not g.startswith("(")]
 
 
 def card(record: dict) -> str:
@@ -55,7 +64,7 @@ def card(record: dict) -> str:
     plot = (record.get("overview") or "").split()
     parts = {
         "year": year[1] if year else "",
-        "genres": ", ".join(g for g in record.get("genres") or [] if g and not g.startswith("(")),
+        "genres": ", ".join(genres(record)),
         "tags": ", ".join(t for t in record.get("tags") or [] if t),
         "plot": " ".join(plot[:MAX_PLOT]) + (" ..." if len(plot) > MAX_PLOT else ""),
     }

@@ -21,7 +21,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO, Callable, NamedTuple
+from typing import Any, BinaryIO, Callable, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -150,6 +150,21 @@ def read_lines(path: Path) -> tuple[list[tuple[int, str]], str, int]:
     return lines, checksum, len(all_lines) - len(lines)
 
 
+def read_json_lines(path: Path, lines: list[tuple[int, str]]) -> list[tuple[int, dict[str, Any]]]:
+    """(line number, object) of lines of `read_lines`. Raises DataError where a line is no JSON object."""
+    records = []
+    for n, line in lines:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            wrong = f"is no JSON ({error.msg} at column {error.colno})"
+            raise DataError(path, n, wrong, "Write one JSON object a line") from None
+        if not isinstance(record, dict):
+            raise DataError(path, n, "is no JSON object", "Write one JSON object a line")
+        records.append((n, record))
+    return records
+
+
 def _decode(path: Path, raw: bytes, lines_before: int = 0, bytes_before: int = 0) -> list[str]:
     """The lines of a file, or of a block that starts after so many lines and bytes."""
     try:
@@ -248,13 +263,8 @@ def _read_index(path: Path, lines: list[tuple[int, str]]) -> dict[str, int]:
 
 def _read_texts(path: Path, lines: list[tuple[int, str]]) -> dict[str, dict]:
     records: dict[str, dict] = {}
-    for n, line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            wrong = f"is no JSON ({error.msg} at column {error.colno})"
-            raise DataError(path, n, wrong, "Write one JSON object a line") from None
-        raw_id = record.get("id", record.get("asin")) if isinstance(record, dict) else None
+    for n, record in read_json_lines(path, lines):
+        raw_id = record.get("id", record.get("asin"))
         if isinstance(raw_id, bool) or not isinstance(raw_id, (str, int)) or raw_id == "":
             raise DataError(path, n, "text record without id", 'Add the item as "id" or "asin"')
         if str(raw_id) in records:
