@@ -188,6 +188,21 @@ def per_user_metrics(artifact: Artifact, task: str, prompt: str, history: str) -
     return ranking_metrics(np.concatenate(tops), np.concatenate([target] * len(tops)))
 
 
+def history_share(params: Params, method: str, task: str) -> float:
+    """Share of the ten items ranked first, seen prompts and history kept, that the user has had already.
+
+    In training every straightforward target is an item of the user's own past: the better a model knows a user, the
+    more of its list is history, and the fewer places are left for the next item.
+    """
+    seen, shares = study.dataset(params).seen_matrix("test"), []
+    for s in params.report_seeds:
+        with np.load(evaluation(params, s, method)("tops.npz")) as saved:
+            top, users = saved[f"{task}|seen|kept"], saved["users"]
+        had = seen[np.repeat(users, top.shape[1]), np.maximum(top, 0).ravel()]
+        shares.append(float((np.asarray(had).reshape(top.shape) & (top >= 0)).mean()))
+    return float(np.mean(shares))
+
+
 def result_rows(params: Params, artifact: Artifact, method: str, seed: int, table: str = "table3") -> pd.DataFrame:
     """An evaluation as rows of `results.csv`."""
     rows = []

@@ -1,8 +1,11 @@
 """The evaluation's bookkeeping on rankings written by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 
 from ilm_lib import study, study_openp5
 from ilm_lib.artifacts import Artifact
@@ -24,7 +27,7 @@ def ranked(tmp_path, monkeypatch):
     def evaluation(params, seed, method, *, build=False):
         folder = tmp_path / f"{method}{seed}"
         folder.mkdir(exist_ok=True)
-        np.savez(folder / "tops.npz", target=np.zeros(3, int),
+        np.savez(folder / "tops.npz", target=np.zeros(3, int), users=np.array([4, 0, 2]),
                  **{f"{task}|seen|kept": np.stack(top) for task, top in tops[seed].items()})
         return Artifact("evaluation", "", folder)
 
@@ -36,6 +39,16 @@ def test_metrics_by_user_are_means_over_tasks_and_seeds(params, ranked):
     assert study_openp5.by_user(params, "ILM", "seen", "kept")["HR@10"].tolist() == [0.5, 0.25, 0.25]
     assert study_openp5.by_user(params, "ILM", "seen", "kept", "sequential")["NDCG@10"].tolist() == [0.5, 0, 0]
     assert study_openp5.by_user(params.with_(seeds=(1,)), "ILM", "seen", "kept")["HR@5"].tolist() == [0, 0, 0.5]
+
+
+def test_the_share_of_history_counts_what_the_user_has_had_and_no_empty_places(params, ranked, monkeypatch):
+    seen = np.zeros((5, 20), bool)
+    seen[4, :5] = seen[0, 12:14] = seen[2, 0] = True  # rows of the users ranked; 10..19 of row 4 are not theirs
+    monkeypatch.setattr(study, "dataset", lambda params: SimpleNamespace(seen_matrix=lambda split: csr_matrix(seen)))
+    share = study_openp5.history_share(params.with_(seeds=(0,)), "ILM", "sequential")
+    assert share == pytest.approx((5 + 2 + 0) / 30)
+    both = [study_openp5.history_share(params.with_(seeds=(s,)), "ILM", "straightforward") for s in (0, 1)]
+    assert study_openp5.history_share(params, "ILM", "straightforward") == pytest.approx(sum(both) / 2)
 
 
 def test_rows_count_both_tasks_together(params, ranked):
