@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Sequence
+from typing import Callable, Literal, Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,9 +33,15 @@ class ElmTasks:
     def part(self, split: str) -> pd.DataFrame:
         return self.rows[self.rows["split"] == split].reset_index(drop=True)
 
-    def prompt(self, row) -> Prompt:
-        """The prompt of a row (a tuple of `itertuples`), every film replaced by the slot of its embedding."""
-        return _fill(row.prompt, Item(int(row.item)), Item(int(row.other)))
+    def prompt(self, row, in_text: Literal["title", "card"] | None = None) -> Prompt:
+        """The prompt of a row (a tuple of `itertuples`), every film replaced by the slot of its embedding.
+
+        Args: in_text: put the film's title there, or all that is on record of it (`film_card`), and no slot.
+        """
+        if in_text is None:
+            return _fill(row.prompt, Item(int(row.item)), Item(int(row.other)))
+        name = lambda film: film.get("title", "a film") if in_text == "title" else film_card(film)
+        return _fill(row.prompt, *(name(self.films[int(i)]) for i in (row.item, row.other)))
 
     def pairs(self) -> Pairs:
         """Item-text pairs of phase 1: prompt with the title, then the target, of one-film tasks.
@@ -44,7 +50,7 @@ class ElmTasks:
         """
         rows = self.part("train")
         rows = rows[rows.other < 0]
-        texts = [" ".join(_fill(r.prompt, self.films[r.item].get("title", ""), "")) + " " + r.target
+        texts = ["".join(_fill(r.prompt, self.films[r.item].get("title", "a film"), "")) + " " + r.target
                  for r in rows.itertuples()]
         empty = np.empty((0, 2), dtype=np.int64)
         return Pairs(texts, rows["item"].to_numpy(), empty, empty)
@@ -75,33 +81,33 @@ class ElmTasks:
 
     def corpus(self) -> list[str]:
         """All training text, for the tokenizers."""
-        rows, rng = self.part("train"), np.random.default_rng(0)
+        rows = self.part("train")
         films = sorted({*rows["item"], *rows.other} - {-1})
-        return [*rows.prompt, *rows.target, *(film_card(self.films[i], rng, keep=1.0) for i in films)]
+        return [*rows.prompt, *rows.target, *(film_card(self.films[i]) for i in films)]
 
 
-def film_card(film: dict, rng: np.random.Generator, keep: float = 0.7) -> str:
-    """A film in words: title, then genres, tags and plot, each kept with probability `keep`."""
+def film_card(film: dict, rng: np.random.Generator | None = None, keep: float = 0.7) -> str:
+    """A film in words: title, then genres, tags and plot, each kept with probability `keep`, or all without `rng`."""
     parts = [film.get("title", "a film")]
     for field in ("genres", "tags", "overview"):
         value = film.get(field)
-        if value and rng.random() < keep:
+        if value and (rng is None or rng.random() < keep):
             parts.append(", ".join(value) if isinstance(value, list) else value)
     return f"{parts[0]} ({'; '.join(parts[1:])})" if len(parts) > 1 else parts[0]
 
 
 @torch.no_grad()
 def evaluate(ilm: ILM, tasks: ElmTasks, rows: pd.DataFrame, *, max_new_tokens: int, batch_size: int = 64,
-             ) -> pd.DataFrame:
+             in_text: Literal["title", "card"] | None = None) -> pd.DataFrame:
     """Log likelihood of the targets and greedy texts.
 
-    Args: rows: test rows of `tasks`.
+    Args: rows: test rows of `tasks`. in_text: as in `ElmTasks.prompt`.
 
     Returns:
         `rows` with columns nll (nats, summed over the target's tokens), tokens, generated.
     """
     nll, count, texts = np.zeros(len(rows)), np.zeros(len(rows), dtype=int), [""] * len(rows)
-    prompts = [tasks.prompt(r) for r in rows.itertuples()]
+    prompts = [tasks.prompt(r, in_text) for r in rows.itertuples()]
     # Like lengths together: less padding in the loss, and short answers do not wait for long ones.
     order = np.argsort([len(t) for t in rows.target], kind="stable")
     starts = range(0, len(rows), batch_size)
@@ -114,6 +120,20 @@ def evaluate(ilm: ILM, tasks: ElmTasks, rows: pd.DataFrame, *, max_new_tokens: i
         for i, text in zip(index, ilm.generate(chosen, max_new_tokens=max_new_tokens)):
             texts[i] = text
     return rows.assign(nll=nll, tokens=count, generated=texts)
+
+
+def walk(ilm: ILM, start: int, end: int, question: Sequence[str], *, points: int = 5, **kwargs) -> list[str]:
+    """What the model says on the way from one film to another: straight through the embedding space.
+
+    Args:
+        start, end: item rows. question: the text before and after the film, e.g. ("Summarize the movie ", ".").
+        points: stops, the two films included. kwargs: for `ILM.generate`.
+    """
+    share = torch.linspace(0, 1, points, device=ilm.cf.device)[:, None]
+    between = (1 - share) * ilm.cf[start] + share * ilm.cf[end]
+    there = ILM(ilm.llm, ilm.tokenizer, ilm.encoder, between, points).eval()
+    before, after = question
+    return there.generate([[before, Item(i), after] for i in range(points)], **kwargs)
 
 
 def _fill(prompt: str, film: str | Item, other: str | Item) -> list[str | Item]:

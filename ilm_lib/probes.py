@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold, cross_val_predict
@@ -43,11 +44,25 @@ def neighbours_kept(features: np.ndarray, reference: np.ndarray, k: int = 10) ->
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*near)]))
 
 
-def _nearest(vectors: np.ndarray, k: int) -> np.ndarray:
+def rank_agreement(features: np.ndarray, reference: np.ndarray) -> float:
+    """Spearman's correlation, over all pairs of items, of their cosines in `features` (I, ...) and `reference` (I, d).
+
+    Behavioural consistency where features are embeddings of generated texts and the reference is what the texts were
+    generated from (ELM, arXiv 2310.04475, section 4).
+    """
+    pairs = np.triu_indices(len(features), 1)
+    cosines = [(x @ x.T)[pairs] for x in map(_unit, (features, reference))]
+    return float(spearmanr(*cosines).statistic)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
     x = np.asarray(vectors, np.float32).reshape(len(vectors), -1)
     x = x - x.mean(0)
-    x /= np.linalg.norm(x, axis=1, keepdims=True) + 1e-12
-    out = []
+    return x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-12)
+
+
+def _nearest(vectors: np.ndarray, k: int) -> np.ndarray:
+    x, out = _unit(vectors), []
     for start in range(0, len(x), 2048):
         cosine = x[start:start + 2048] @ x.T
         cosine[np.arange(len(cosine)), start + np.arange(len(cosine))] = -np.inf

@@ -214,7 +214,12 @@ def load_ilm(params: Params, seed: int, method: str, **kwargs: Any) -> ILM:
         return new_ilm(params, method, backbone(params, seed), cf, None, tasks, seed).eval()
     trained = phase2(params, seed, method, **kwargs)
     ilm = new_ilm(params, method, backbone(params, seed), cf, None, tasks, seed, kwargs.get("shuffled", False))
-    ilm.encoder = build_encoder(json.loads(trained("encoder.json").read_text())["config"])
+    return with_encoder(ilm, trained)
+
+
+def with_encoder(ilm: ILM, trained: Artifact) -> ILM:
+    """The model with the item encoder that `train_phase2` left, for evaluation."""
+    ilm.encoder = build_encoder(json.loads(trained("encoder.json").read_text(encoding="utf-8"))["config"])
     ilm.encoder.load_state_dict(load_file(trained("encoder.safetensors")))
     return ilm.eval()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ilm_lib import elm, study
 from ilm_lib.artifacts import Artifact, sha256, stage
@@ -19,6 +20,7 @@ from ilm_lib.data.instructions import Teacher
 from ilm_lib.data.teacher_hf import HFTeacher
 from ilm_lib.data.teacher_openai import OpenAITeacher
 from ilm_lib.metrics import embed_sentences, log_perplexity, semantic_consistency, sentence_encoder
+from ilm_lib.model import ILM
 from ilm_lib.paper import RESULT_COLUMNS
 from ilm_lib.params import METHODS, Params, runs_dir
 from ilm_lib.phase1 import run_phase1
@@ -116,25 +118,41 @@ def phase1(params: Params, seed: int, *, build: bool = False) -> Artifact:
                  (*study.PHASE1_CODE, "elm"), make if build else None, "05_elm24_eval")
 
 
+# What the numbers mean: an LLM that knows nothing of the film, and one that may read about it.
+ANCHORS = {"Film-blind": "ILM-rand", "Title-in-text": "OpenP5-R"}  # and the method each is a case of
+
+
 def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
-    """Phase 2 on the 24 tasks, then log likelihood and texts for the test films."""
+    """Phase 2 on the 24 tasks, then log likelihood and texts for the test films.
+
+    The anchor Film-blind trains ILM-rand with every film's embedding replaced by their mean. Title-in-text trains
+    nothing: the frozen LLM reads the film in the prompt, by its title or, where the LLM is ours and has read of no test
+    film, by all that is on record of it.
+    """
     cf, rows, llm = study.embeddings(params, seed), data(params, seed), backbone(params, seed)
-    aligned = phase1(params, seed) if METHODS[method].phase1 else None
+    kind = ANCHORS.get(method, method)
+    aligned = phase1(params, seed) if METHODS[kind].phase1 else None
     params = _own_lengths(params)
     settings = {"phase2": params.phase2.model_dump(), "elm24": params.elm24.evaluated, "method": method,
                 "precision": params.evaluation.precision,
                 "qformer": params.qformer.model_dump(), "seed": seed}
 
     def make(folder: Path) -> None:
-        tasks, p2 = load_tasks(params, seed), params.phase2
-        ilm = study.new_ilm(params, method, llm, cf, aligned, None, seed)
-        train_phase2(folder, ilm, tasks.training_batches(ilm.prompts, p2.batch_size, seed), p2, seed=seed)
+        tasks, p2, in_text = load_tasks(params, seed), params.phase2, None
+        ilm = study.new_ilm(params, kind, llm, cf, aligned, None, seed)
+        if method == "Film-blind":
+            ilm.cf = ilm.cf[:ilm.num_items].mean(0, keepdim=True).expand_as(ilm.cf).contiguous()
+        if METHODS[kind].encoder != "none":
+            train_phase2(folder, ilm, tasks.training_batches(ilm.prompts, p2.batch_size, seed), p2, seed=seed)
+        else:
+            in_text = "title" if params.backbone.pretrained else "card"
         test = tasks.part("test")
         if params.elm24.rows_per_task:
             test = test.groupby("task", sort=False).head(params.elm24.rows_per_task).reset_index(drop=True)
-        scored = elm.evaluate(ilm.to(device()), tasks, test, max_new_tokens=params.elm24.max_new_tokens)
+        scored = elm.evaluate(ilm.to(device()), tasks, test, max_new_tokens=params.elm24.max_new_tokens,
+                              in_text=in_text)
         autocast = use_bfloat16(params.evaluation.precision)
-        sc = semantic_consistency(*(_sentences(params.elm24.sentence_encoder, tuple(scored[column]), autocast)
+        sc = semantic_consistency(*(sentences(params.elm24.sentence_encoder, tuple(scored[column]), autocast)
                                     for column in ("generated", "target")))
         scored.assign(SC=sc).to_parquet(folder / "scored.parquet")
 
@@ -142,8 +160,22 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
                  (*study.PHASE2_CODE, "elm"), make if build else None, "05_elm24_eval")
 
 
-@lru_cache(4)
-def _sentences(encoder: str | None, texts: tuple[str, ...], autocast: bool) -> np.ndarray:
+def load_ilm(params: Params, seed: int, method: str) -> ILM:
+    """The trained model of a method."""
+    trained = evaluation(params, seed, method)
+    ilm = study.new_ilm(params, method, backbone(params, seed), study.embeddings(params, seed), None, None, seed)
+    return study.with_encoder(ilm, trained)
+
+
+@torch.no_grad()
+def item_tokens(params: Params, seed: int, method: str) -> np.ndarray:
+    """(I, N, H) what the LLM reads in the place of every film, after phase 2."""
+    ilm = load_ilm(params, seed, method)
+    return ilm.tokens(torch.arange(ilm.num_items)).numpy()
+
+
+@lru_cache(8)
+def sentences(encoder: str | None, texts: tuple[str, ...], autocast: bool) -> np.ndarray:
     """Embeddings of texts; the targets are the same for every method."""
     return embed_sentences(sentence_encoder(encoder), texts, autocast=autocast)
 

@@ -1,0 +1,81 @@
+"""The ELM-24 tasks as prompts, likelihoods and texts, with a tiny model."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ilm_lib import elm
+from ilm_lib.probes import rank_agreement
+from ilm_lib.prompts import Item
+
+FILMS = [{"title": f"Film {i} (199{i % 10})", "genres": ["War", "Drama"][i % 2:], "overview": f"Plot of number {i}."}
+         for i in range(15)]
+ROWS = pd.DataFrame([
+    ("summary", 0, -1, "Summarize the movie {film}.", "A war film.", "template", "train"),
+    ("similarities", 1, 2, "What do {film} and {other} share?", "Both are drama films.", "template", "train"),
+    ("pitch", 3, -1, "Pitch {film} .", "See it.", "template", "test"),
+    ("diff than nn", 4, 5, "How does {other} differ from {film}?", "In its plot, by much.", "template", "test"),
+], columns=["task", "item", "other", "prompt", "target", "teacher", "split"])
+
+
+@pytest.fixture(scope="module")
+def elm_tasks():
+    return elm.ElmTasks(ROWS, FILMS)
+
+
+def row(elm_tasks, i):
+    return list(elm_tasks.rows.itertuples())[i]
+
+
+def test_films_are_slots_or_words(elm_tasks):
+    assert elm_tasks.prompt(row(elm_tasks, 0)) == ["Summarize the movie ", Item(0), "."]
+    assert elm_tasks.prompt(row(elm_tasks, 3)) == ["How does ", Item(5), " differ from ", Item(4), "?"]
+    assert "".join(elm_tasks.prompt(row(elm_tasks, 3), "title")) == "How does Film 5 (1995) differ from Film 4 (1994)?"
+    assert "".join(elm_tasks.prompt(row(elm_tasks, 2), "card")) == "Pitch Film 3 (1993) (Drama; Plot of number 3.) ."
+
+
+def test_a_card_drops_facts_at_random_but_never_the_title():
+    rng = np.random.default_rng(0)
+    cards = {elm.film_card(FILMS[0], rng) for _ in range(50)}
+    assert len(cards) == 4 and all(c.startswith("Film 0 (1990)") for c in cards)
+    assert elm.film_card(FILMS[0]) == "Film 0 (1990) (War, Drama; Plot of number 0.)"
+
+
+def test_phase_1_pairs_are_the_training_films_and_never_two_of_them(elm_tasks):
+    pairs = elm_tasks.pairs()
+    assert pairs.entity.tolist() == [0] and pairs.texts == ["Summarize the movie Film 0 (1990). A war film."]
+    assert len(pairs.ii) == len(pairs.ui) == 0
+
+
+def test_likelihood_and_texts_come_in_the_order_of_the_rows(elm_tasks, new_ilm):
+    ilm, test = new_ilm("qformer"), elm_tasks.part("test")
+    scored = elm.evaluate(ilm, elm_tasks, test, max_new_tokens=4, batch_size=1)
+    together = elm.evaluate(ilm, elm_tasks, test, max_new_tokens=4, batch_size=2)
+    assert scored["generated"].tolist() == together["generated"].tolist()
+    np.testing.assert_allclose(scored["nll"], together["nll"], rtol=1e-4)
+    for i, r in enumerate(test.itertuples()):
+        nll, tokens = ilm.token_nll(ilm.encode([elm_tasks.prompt(r)], answers=[" " + r.target]))
+        assert scored["nll"][i] == pytest.approx(float(nll), rel=1e-4) and scored["tokens"][i] == int(tokens)
+
+
+def test_a_film_in_words_is_what_the_bare_model_reads(elm_tasks, new_ilm):
+    test = elm_tasks.part("test")
+    a, b = (elm.evaluate(new_ilm(kind), elm_tasks, test, max_new_tokens=3, in_text="card") for kind in ("none", "qformer"))
+    assert a["nll"].tolist() == b["nll"].tolist() and a["generated"].tolist() == b["generated"].tolist()
+    assert not np.allclose(a["nll"], elm.evaluate(new_ilm("qformer"), elm_tasks, test, max_new_tokens=3)["nll"])
+
+
+def test_a_walk_begins_and_ends_at_the_films(new_ilm):
+    ilm = new_ilm("qformer")
+    said = elm.walk(ilm, 2, 7, ("Describe ", "."), points=3, max_new_tokens=5)
+    assert [said[0], said[2]] == ilm.generate([["Describe ", Item(2), "."], ["Describe ", Item(7), "."]], max_new_tokens=5)
+    assert len(said) == 3 and ilm.cf.shape[0] > 3  # the model itself stays as it was
+
+
+def test_rank_agreement():
+    rng = np.random.default_rng(0)
+    cf = rng.normal(size=(60, 5))
+    assert rank_agreement(3 * cf + 1, cf) == pytest.approx(1)
+    assert abs(rank_agreement(rng.normal(size=(60, 5)), cf)) < 0.1
+    near = cf + rng.normal(size=(60, 5))
+    assert 0.2 < rank_agreement(near, cf) < 0.9
