@@ -131,7 +131,8 @@ def walk(ilm: ILM, start: int, end: int, question: Sequence[str], *, points: int
     """
     share = torch.linspace(0, 1, points, device=ilm.cf.device)[:, None]
     between = (1 - share) * ilm.cf[start] + share * ilm.cf[end]
-    there = ILM(ilm.llm, ilm.tokenizer, ilm.encoder, between, points).eval()
+    there = ILM(ilm.llm, ilm.tokenizer, ilm.encoder, between, points,
+                item_positions=ilm.prompts.item_positions).eval()
     before, after = question
     return there.generate([[before, Item(i), after] for i in range(points)], **kwargs)
 
