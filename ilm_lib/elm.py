@@ -44,16 +44,14 @@ class ElmTasks:
         return _fill(row.prompt, *(name(self.films[int(i)]) for i in (row.item, row.other)))
 
     def pairs(self) -> Pairs:
-        """Item-text pairs of phase 1: prompt with the title, then the target, of one-film tasks.
+        """Item-text pairs of phase 1: the prompt with its titles, then the target, and the film or films.
 
         No item-item pairs: neighbours are what some tasks ask about (section 4.3).
         """
         rows = self.part("train")
-        rows = rows[rows.other < 0]
-        texts = ["".join(_fill(r.prompt, self.films[r.item].get("title", "a film"), "")) + " " + r.target
-                 for r in rows.itertuples()]
+        texts = ["".join(self.prompt(r, "title")) + " " + r.target for r in rows.itertuples()]
         empty = np.empty((0, 2), dtype=np.int64)
-        return Pairs(texts, rows["item"].to_numpy(), empty, empty)
+        return Pairs(texts, rows[["item", "other"]].to_numpy(), empty, empty)
 
     def training_batches(self, encoder: PromptEncoder, size: int, seed: int) -> Callable[[int], Batch]:
         """Phase-2 batches, all tasks mixed; loss on the target."""

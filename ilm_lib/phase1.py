@@ -25,6 +25,7 @@ from ilm_lib.tokenizer import train_tokenizer
 from ilm_lib.training import device, fit
 
 TEXT_LOSSES = ("itc", "itg", "itm")
+TEXT_KINDS = {"text": 1, "texts of two": 2}  # kinds of item-text batches, by the items that a text is about
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Pairs:
     """The three kinds of pairs of Table 2. Entities are items 0..I-1, then users I..I+U-1.
 
     Attributes:
-        texts, entity: (P,) the text of each item-text pair and the entity it describes.
+        texts, entity: (P,) the text of each item-text pair and the entity it describes; (P, 2) where some texts are
+            about two entities, the second -1 for those that are about one.
         ii, ui: (M, 2) entities that are consecutive in a history, or user and item.
     """
 
@@ -40,6 +42,12 @@ class Pairs:
     entity: np.ndarray
     ii: np.ndarray
     ui: np.ndarray
+
+    def about(self, count: int) -> np.ndarray:
+        """Rows of the texts that are about one entity, or about two."""
+        if self.entity.ndim == 1:
+            return np.arange(len(self.entity)) if count == 1 else np.empty(0, dtype=np.int64)
+        return np.flatnonzero((self.entity >= 0).sum(1) == count)
 
     def split(self, holdout: float, seed: int) -> tuple["Pairs", "Pairs"]:
         """Keep `holdout` of every kind out of training (Table 2 counts the other 90%)."""
@@ -50,13 +58,15 @@ class Pairs:
             held = int(round(holdout * n))
             return np.sort(order[held:]), np.sort(order[:held])
 
-        # Entities, not rows, are split: a held-out item has no text in training at all.
-        entities = np.unique(self.entity)
+        # Entities, not rows, are split: a held-out item has no text in training at all, and a text about one of
+        # each kind is in neither part.
+        entities = np.unique(self.entity[self.entity >= 0])
         train_e, held_e = (entities[i] for i in cut(len(entities)))
         (ii, ii_held), (ui, ui_held) = cut(len(self.ii)), cut(len(self.ui))
 
         def part(keep: np.ndarray, i: np.ndarray, u: np.ndarray) -> "Pairs":
-            rows = np.flatnonzero(np.isin(self.entity, keep))
+            within = np.isin(self.entity, keep) | (self.entity < 0)
+            rows = np.flatnonzero(within.reshape(len(within), -1).all(1))
             return Pairs([self.texts[r] for r in rows], self.entity[rows], self.ii[i], self.ui[u])
 
         return part(train_e, ii, ui), part(held_e, ii_held, ui_held)
@@ -100,7 +110,7 @@ def bert_folder(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Batches:
-    """Draws batches of pairs as tensors."""
+    """Draws batches of pairs as tensors, each of one kind: "text", "texts of two", "ii" or "ui"."""
 
     pairs: Pairs
     ids: Tensor
@@ -108,21 +118,28 @@ class Batches:
     pad: int
 
     def text(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Item-text pairs, all about one item or all about two. "entity" (B,) tells who or which two it is."""
         ids = self.ids[torch.from_numpy(rows)]
         ids = ids[:, :int((ids != self.pad).sum(1).max())]
-        entity = torch.from_numpy(self.pairs.entity[rows])
+        entity = self.pairs.entity[rows]
+        if entity.ndim == 2 and (entity[:, 1] < 0).all():
+            entity = entity[:, 0]
+        cf = self.cf[torch.from_numpy(entity)]
+        if entity.ndim == 2:
+            entity = np.unique(np.sort(entity, 1), axis=0, return_inverse=True)[1].ravel()
         targets = (ids[:, 1:] != self.pad).flatten().nonzero()[:, 0]  # counted on the host: a device would wait
-        return {"cf": self.cf[entity], "ids": ids, "entity": entity, "targets": targets}
+        return {"cf": cf, "ids": ids, "entity": torch.from_numpy(entity), "targets": targets}
 
     def interaction(self, kind: str, rows: np.ndarray) -> dict[str, Tensor]:
         a, b = torch.from_numpy(getattr(self.pairs, kind)[rows].astype(np.int64)).T
         return {"cf_a": self.cf[a], "cf_b": self.cf[b], "ids_a": a, "ids_b": b, "kind": kind}
 
     def draw(self, kind: str, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        count = len(self.pairs.entity) if kind == "text" else len(getattr(self.pairs, kind))
+        texts = self.pairs.about(TEXT_KINDS[kind]) if kind in TEXT_KINDS else None
+        count = len(getattr(self.pairs, kind) if texts is None else texts)
         rows = (rng.choice(count, size=min(size, count), replace=False) if count < 4 * size
                 else rng.integers(count, size=size))
-        return self.text(rows) if kind == "text" else self.interaction(kind, rows)
+        return self.interaction(kind, rows) if texts is None else self.text(texts[rows])
 
 
 class Losses(nn.Module):
@@ -140,7 +157,8 @@ def losses(model: QFormer, batch: Mapping[str, Tensor], params: Phase1, wanted: 
            ) -> dict[str, Tensor]:
     """Named phase-1 losses of one batch (equations 1 to 4 and BLIP-2's ITG and ITM).
 
-    ITC's query pass serves ITG too, and ITM takes every text through its first layer once.
+    ITC's query pass serves ITG too, and ITM takes every text through its first layer once. Where texts are about two
+    items, queries of both stand for them, and the losses are called "itc of two" and so on.
 
     Args: batch: of `Batches`; "targets", the flat positions of ITG's targets in ids[:, 1:], may be left out.
     """
@@ -167,7 +185,7 @@ def losses(model: QFormer, batch: Mapping[str, Tensor], params: Phase1, wanted: 
         start[:, 0] = codec.dec
         logits = model.generate(cf, start, mask[:, :-1], memory, at)
         out["itg"] = o.itg_loss(logits, target[at])
-    return out
+    return out if cf.dim() == 2 else {f"{name} of two": loss for name, loss in out.items()}
 
 
 def train_phase1(pairs: Pairs, cf: Tensor, qformer: QFormerParams, params: Phase1, wanted: Sequence[Loss], *,
@@ -186,7 +204,10 @@ def train_phase1(pairs: Pairs, cf: Tensor, qformer: QFormerParams, params: Phase
     if qformer.text_tower:
         model.load_bert(bert_folder(qformer.text_tower))
     train, held = (Batches(p, codec.encode(p.texts), cf, codec.pad) for p in pairs.split(params.holdout, seed=0))
-    kinds = (["text"] if set(wanted) & set(TEXT_LOSSES) else []) + [k for k in ("ii", "ui") if k in wanted]
+    kinds = [k for k in ("ii", "ui") if k in wanted]
+    if set(wanted) & set(TEXT_LOSSES):
+        one, two = (len(train.pairs.about(n)) for n in (1, 2))
+        kinds = ["text"] * (max(1, round(one / two)) if two else 1) + ["texts of two"] * bool(two) + kinds
 
     def batch(step: int) -> dict[str, Tensor]:
         drawn = train.draw(kinds[step % len(kinds)], np.random.default_rng([seed, step]), params.batch_size)
@@ -210,13 +231,15 @@ def heldout(model: QFormer, data: Batches, params: Phase1, wanted: Sequence[Loss
     rng = np.random.default_rng(0)
     values: dict[str, float] = {}
     torch.manual_seed(0)
-    for kind in ("text", "ii", "ui"):
-        if kind == "text" and set(wanted) & set(TEXT_LOSSES) or kind in wanted:
+    for kind in (*TEXT_KINDS, "ii", "ui"):
+        texts = kind in TEXT_KINDS and set(wanted) & set(TEXT_LOSSES) and len(data.pairs.about(TEXT_KINDS[kind]))
+        if texts or kind in wanted:
             drawn = data.draw(kind, rng, min(params.batch_size, 128))
             drawn = {k: v.to(place) if torch.is_tensor(v) else v for k, v in drawn.items()}
             values |= {k: float(v) for k, v in losses(model, drawn, params, wanted, codec).items()}
-    rows = np.unique(data.pairs.entity, return_index=True)[1][:1000]
-    text = data.text(rows)
+    alone = data.pairs.about(1)
+    rows = alone[np.unique(data.pairs.entity.reshape(len(data.pairs.texts), -1)[alone, 0], return_index=True)[1]]
+    text = data.text(rows[:1000])
     queries = model.queries(text["cf"].to(place))
     if "itc" in wanted:
         ids = text["ids"].to(place)
@@ -245,7 +268,7 @@ def yardsticks(pairs: Pairs, cf: Tensor, params: Phase1) -> dict[str, float]:
         values[f"{kind} raw"] = float(o.interaction_loss(
             cf[a][:, None], cf[b][:, None], a, b, params.temperature_interaction, "best", params.center))
         values[f"chance {kind}"] = math.log(len(rows))
-    values["chance itc"] = math.log(min(size, len(held.entity)))
+    values["chance itc"] = math.log(min(size, len(held.about(1))))
     return values
 
 

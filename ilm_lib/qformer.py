@@ -131,7 +131,10 @@ class QFormer(nn.Module):
         nn.init.normal_(self.item_in.weight, std=cf_dim**-0.5)
 
     def queries(self, cf: Tensor) -> Tensor:
-        """[h_1..h_N] = f_q([q_1..q_N], e): (B, d) -> (B, N, D)."""
+        """[h_1..h_N] = f_q([q_1..q_N], e): (B, d) -> (B, N, D).
+
+        Two items that a text is about go together, (B, 2, d) -> (B, 2 N, D): each is encoded as if alone.
+        """
         return self.encode(cf)[0]
 
     def encode(self, cf: Tensor) -> tuple[Tensor, list[KeysValues]]:
@@ -144,6 +147,10 @@ class QFormer(nn.Module):
             x, own = layer.attend(x)
             x = layer.tower(x, item)
             memory.append(own)
+        if cf.dim() == 3:
+            split = lambda t: t.expand(len(item), -1, -1, -1).unflatten(0, cf.shape[:2])  # (B, F, heads, N, D / heads)
+            memory = [tuple(split(t).transpose(1, 2).flatten(2, 3) for t in own) for own in memory]
+            x = x.view(len(cf), -1, x.shape[-1])
         return x, memory
 
     def text(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -166,19 +173,24 @@ class QFormer(nn.Module):
         Queries and text see each other. The first layer attends before any item is seen: that part, and the text
         tower's, is done once for every text, however many pairs it is in.
 
-        Args: pairs: (M,) rows of cf and (M,) rows of ids; None pairs row with row.
+        Args:
+            cf: (B, d), or (B, 2, d) where a text is about two items. ids, mask: (B, L).
+            pairs: (M,) rows of cf and (M,) rows of ids; None pairs row with row.
         """
         items, texts = pairs if pairs is not None else (torch.arange(len(ids), device=ids.device),) * 2
-        N, L = self.num_query_tokens, ids.shape[1]
-        item, see = self._keys(cf)[items], F.pad(mask.bool(), (N, 0), value=True)[:, None, None]
-        x = torch.cat([self.norm(self.query_tokens).expand(len(ids), -1, -1), self._embed(ids)], 1)
+        together, L = 1 if cf.dim() == 2 else cf.shape[1], ids.shape[1]
+        N, item = together * self.num_query_tokens, self._keys(cf).unflatten(0, (-1, together))[items].flatten(0, 1)
+        see = F.pad(mask.bool(), (N, 0), value=True)[:, None, None]
+        queries = self.norm(self.query_tokens).repeat(1, together, 1).expand(len(ids), -1, -1)
+        x = torch.cat([queries, self._embed(ids)], 1)
         for i, layer in enumerate(self.layers[:-1]):
             queries, text = layer.attend(x, see)[0].split([N, L], 1)
             if i == 0:
                 queries, text, see = queries[texts], layer.tower(text)[texts], see[texts]
             else:
                 text = layer.tower(text)
-            x = torch.cat([layer.tower(queries, item), text], 1)
+            queries = layer.tower(queries.unflatten(1, (together, -1)).flatten(0, 1), item)  # each reads its own item
+            x = torch.cat([queries.view(len(text), N, -1), text], 1)
         cls = self.layers[-1].tower(self.layers[-1].attend_at(x, N, see))[:, 0]
         return self.match_head(cls if len(self.layers) > 1 else cls[texts])
 
@@ -193,7 +205,7 @@ class QFormer(nn.Module):
         memory = self.encode(cf)[1] if memory is None else memory
         x, L = self._embed(ids), ids.shape[1]
         see = torch.ones(L, L, dtype=torch.bool, device=ids.device).tril() & mask.bool()[:, None]  # (B, L, L)
-        see = F.pad(see, (self.num_query_tokens, 0), value=True)[:, None]  # (B, 1, L, N + L)
+        see = F.pad(see, (memory[0][0].shape[2], 0), value=True)[:, None]  # (B, 1, L, N + L)
         for layer, seen in zip(self.layers, memory):
             x = layer.tower(layer.attend(x, see, seen)[0])
         if at is not None:
@@ -201,8 +213,8 @@ class QFormer(nn.Module):
         return F.linear(self.lm_norm(F.gelu(self.lm_transform(x))), self.word.weight, self.lm_bias)
 
     def _keys(self, cf: Tensor) -> Tensor:
-        """(B, d) -> (B, keys, D), what cross attention reads."""
-        return self.item_in(cf).view(len(cf), self.params.cf_keys, -1)
+        """(B, d) or (B, F, d) -> (B or B F, keys, D), what cross attention reads."""
+        return self.item_in(cf).view(cf.shape[:-1].numel(), self.params.cf_keys, -1)
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.norm(self.word(ids) + self.position.weight[:ids.shape[1]])

@@ -41,9 +41,11 @@ def test_a_card_drops_facts_at_random_but_never_the_title():
     assert elm.film_card(FILMS[0]) == "Film 0 (1990) (War, Drama; Plot of number 0.)"
 
 
-def test_phase_1_pairs_are_the_training_films_and_never_two_of_them(elm_tasks):
+def test_phase_1_pairs_are_training_films_with_their_titles_and_no_interactions(elm_tasks):
     pairs = elm_tasks.pairs()
-    assert pairs.entity.tolist() == [0] and pairs.texts == ["Summarize the movie Film 0 (1990). A war film."]
+    train = elm_tasks.part("train")
+    assert pairs.entity.tolist() == train[["item", "other"]].values.tolist() and pairs.entity[0].tolist() == [0, -1]
+    assert pairs.texts[0] == "Summarize the movie Film 0 (1990). A war film."
     assert len(pairs.ii) == len(pairs.ui) == 0
 
 

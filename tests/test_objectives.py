@@ -170,6 +170,24 @@ def test_phase1_learns_what_is_there_and_only_that(shuffled):
         assert last["recall@10"] > 0.8 and last["recall@1"] > 0.3 and last["itc"] < math.log(held) - 1.5
 
 
+@pytest.mark.parametrize("shuffled", [False, True], ids=["planted", "shuffled"])
+def test_phase1_reads_two_items_where_a_text_is_about_two(shuffled):
+    pairs, cf = planted(False)
+    rng = np.random.default_rng(0)
+    one, two = np.stack([np.arange(256), np.full(256, -1)], 1), rng.integers(256, size=(2048, 2))
+    two = two[two[:, 0] != two[:, 1]]
+    told = rng.permutation(two) if shuffled else two
+    both = Pairs([*pairs.texts, *(f"{pairs.texts[i]} {pairs.texts[j]}" for i, j in told)], np.concatenate([one, two]),
+                 pairs.ii, pairs.ui)
+    train, held = both.split(0.2, seed=0)
+    assert not set(train.entity.ravel()) & set(held.entity.ravel()) - {-1} and len(held.about(1)) == 51
+    _, _, history = train_phase1(both, cf, QFormerParams(**SMALL), Phase1(**PHASE1), ("itc", "itg"), seed=0)
+    last = history[history.split == "heldout"].groupby("name").value.last()
+    assert {"itc", "itg", "itc of two", "itg of two"} == set(history[history.split == "train"].name)
+    chance = math.log(min(PHASE1["batch_size"], 128, len(held.about(2))))
+    assert (last["itc of two"] > chance - 0.3) == shuffled and (last["itc of two"] < chance - 1) == (not shuffled)
+
+
 def test_phase1_runs_all_losses_in_turn():
     pairs, cf = planted(False)
     wanted = ("itc", "itg", "itm", "ii", "ui")

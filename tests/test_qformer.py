@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from bench.peers import PeerQFormer, weights
@@ -143,6 +144,29 @@ def test_matching_pairs_is_matching_their_rows(new_qformer, inputs, layers):
     items, texts = torch.tensor([0, 1, 2, 3, 3, 0]), torch.tensor([0, 1, 2, 3, 1, 1])
     got = qformer.match(cf, ids, mask, (items, texts))
     torch.testing.assert_close(got, qformer.match(cf[items], ids[texts], mask[texts]))
+
+
+def test_two_items_of_a_text_are_each_encoded_alone_and_read_together(new_qformer, inputs):
+    """Against one sequence of both items' queries and the text, with the masks written out."""
+    qformer, (cf, ids, mask) = away_from_the_start(new_qformer(layers=4)), inputs
+    both = torch.stack([cf, cf.roll(1, 0)], 1)
+    torch.testing.assert_close(qformer.queries(both), torch.cat([qformer.queries(both[:, i]) for i in (0, 1)], 1))
+
+    def joint(see):
+        x = torch.cat([qformer.norm(qformer.query_tokens).repeat(4, 2, 1), qformer._embed(ids)], 1)
+        for layer in qformer.layers:
+            first, second, text = layer.attend(x, see[:, None])[0].split([3, 3, 9], 1)
+            keys = [qformer.item_in(both[:, i])[:, None] for i in (0, 1)]
+            x = torch.cat([layer.tower(first, keys[0]), layer.tower(second, keys[1]), layer.tower(text)], 1)
+        return x[:, 6:]
+
+    all_of_it = torch.cat([torch.ones(4, 6, dtype=torch.bool), mask], 1)
+    matched = joint(all_of_it[:, None].expand(4, 15, 15))
+    torch.testing.assert_close(qformer.match(both, ids, mask), qformer.match_head(matched[:, 0]))
+    see = all_of_it[:, None] & torch.ones(15, 15, dtype=torch.bool).tril()
+    see[:, :6] = torch.block_diag(torch.ones(3, 3), torch.ones(3, 3), torch.ones(9, 9))[:6].bool()
+    told = F.linear(qformer.lm_norm(F.gelu(qformer.lm_transform(joint(see)))), qformer.word.weight, qformer.lm_bias)
+    torch.testing.assert_close(qformer.generate(both, ids, mask)[mask], told[mask])
 
 
 def test_generation_where_asked(qformer, inputs):
