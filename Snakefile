@@ -104,6 +104,8 @@ rule readings:
     shell: papermill("09_readings", "09 readings", ALL_SEEDS)
 
 rule report:
-    input: rules.openp5.output, rules.ablations.output, rules.readings.output, *([rules.elm24.output] if PARAMS.elm24.enabled else [])
+    input:
+        *([rules.openp5.output, rules.ablations.output, rules.readings.output] if PARAMS.evaluation.enabled else []),
+        *([rules.elm24.output] if PARAMS.elm24.enabled else [])
     output: touch(STAMP)
     shell: sys.executable + " -m ilm_lib.report " + PROFILE

@@ -159,6 +159,7 @@ class Phase2(Optim):
 
 
 class Evaluation(Section):
+    enabled: bool = Field(True, description="False: the study leaves out notebooks 03, 04, 06, 07 and 09")
     beams: int = Field(10, ge=10)
     constrained: bool = Field(True, description="beams walk a trie of valid ids; False: free, regex-filtered")
     prompts: tuple[Prompt, ...] = ("seen", "unseen")
@@ -171,6 +172,7 @@ class Evaluation(Section):
 class Elm24(Section):
     enabled: bool = Field(True, description="False: the study leaves notebook 05 out")
     test_fraction: float = Field(0.1, gt=0, lt=1)
+    min_facts: int = Field(0, ge=0, le=3, description="least number of genres, tags and plot on record of a film")
     rows_per_task: int | None = Field(None, description="cap on the test rows of a task")
     phase1_steps: int = Field(259_000, gt=0)
     backbone_steps: int = Field(100_000, gt=0)
@@ -202,8 +204,8 @@ class Elm24(Section):
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """The settings that matter once the rows are there."""
-        return self.model_dump(exclude={"teacher", "teacher_model", "teacher_url", "teacher_key_env", "file"})
+        """The settings of an evaluation, apart from the lengths of its training."""
+        return self.model_dump(include={"rows_per_task", "max_new_tokens", "sentence_encoder"})
 
 
 # What the paper leaves open (design, section 6), each changed alone and measured on dev by notebook 09.
@@ -255,6 +257,8 @@ class Params(Section):
         for m in (self.method, *self.methods):
             if m not in METHODS:
                 raise ValueError(f"method {m!r} is unknown; allowed: {', '.join(METHODS)}")
+        if not (self.evaluation.enabled or self.elm24.enabled):
+            raise ValueError("evaluation.enabled and elm24.enabled are both false: there is nothing to study")
         return self
 
     def losses_of(self, method: str) -> tuple[Loss, ...]:

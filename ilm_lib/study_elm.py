@@ -33,7 +33,7 @@ from ilm_lib.training import device, use_bfloat16
 def data(params: Params, seed: int, *, build: bool = False) -> Artifact:
     """The 24 tasks over the films that have a text, or rows of one's own; films are split, not rows."""
     e = params.elm24
-    settings = {"test_fraction": e.test_fraction, "seed": 0}
+    settings = {"test_fraction": e.test_fraction, "min_facts": e.min_facts, "seed": 0}
     inputs, code = [study.data(params)], ["data.elm24", "data.elm24_words"]
     if e.file:
         path = data_dir() / e.file
@@ -62,7 +62,7 @@ def build_rows(params: Params, seed: int, teacher: Teacher | str) -> pd.DataFram
     """The rows of a profile's films by a teacher."""
     items = study.cf_embeddings(study.embeddings(params, seed)).item
     return build_elm24(study.dataset(params).texts, items, seed=0, test_fraction=params.elm24.test_fraction,
-                       teacher=teacher)
+                       min_facts=params.elm24.min_facts, teacher=teacher)
 
 
 def teacher(params: Params) -> Teacher | str:

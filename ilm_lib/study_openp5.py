@@ -53,8 +53,8 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False, *
         if METHODS[method].phase1:
             study.phase1(params, seed, method, build=build)
         inputs += [study.embeddings(params, seed), study.phase2(params, seed, method, build=build, **kwargs)]
-    settings = {"evaluation": e.model_dump(), "method": method if plain else METHODS[method].encoder, "seed": seed,
-                **kwargs}
+    settings = {"evaluation": e.model_dump(exclude={"enabled"}), "seed": seed,
+                "method": method if plain else METHODS[method].encoder, **kwargs}
 
     def make(folder: Path) -> None:
         loaded = study.dataset(params)
