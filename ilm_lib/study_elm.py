@@ -185,6 +185,13 @@ def scored(artifact: Artifact) -> pd.DataFrame:
     return pd.read_parquet(artifact("scored.parquet"))
 
 
+def by_film(params: Params, method: str) -> pd.DataFrame:
+    """Log perplexity and SC of every test film, (F, 2): means over its rows and over the report's seeds."""
+    tables = [scored(evaluation(params, s, method)) for s in params.report_seeds]
+    rows = pd.concat([t.assign(log_pplx=t["nll"] / t["tokens"]) for t in tables])
+    return rows.groupby("item")[["log_pplx", "SC"]].mean()
+
+
 def result_rows(rows: pd.DataFrame, method: str, seed: int, table: str = "table1") -> pd.DataFrame:
     """Scored rows as rows of `results.csv`: each task and "all", log perplexity per target token and SC."""
     out = []

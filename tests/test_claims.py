@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ilm_lib import claims, study, study_openp5
+from ilm_lib import claims, study, study_elm, study_openp5
 from ilm_lib.paper import RANKING_METRICS
 from ilm_lib.params import load_params
 
@@ -91,6 +91,25 @@ def test_what_no_run_bears_on_is_not_tested(params, planted):
     found = verdicts(few)
     assert sum(v == "not tested" for v in found.values()) == 6
     assert "ILM beats the MLP adapter" not in found
+
+
+@pytest.mark.parametrize("gain, wanted", [(0.05, "reproduced"), (0.0, "inconclusive"), (-0.05, "not reproduced")])
+def test_the_ledger_of_the_elm_tasks_finds_what_is_planted(monkeypatch, gain, wanted):
+    def scored(run):
+        method, seed = run
+        films, rng = np.repeat(np.arange(200), 3), np.random.default_rng([len(method), seed])
+        nll = 1.5 + 0.3 * np.sin(films) - gain * (method == "ILM") + rng.normal(0, 0.1, 600)
+        return pd.DataFrame({"item": films, "task": np.tile(["summary", "pitch", "sadder"], 200), "nll": 20 * nll,
+                             "tokens": 20, "SC": 0.5})
+
+    monkeypatch.setattr(study_elm, "evaluation", lambda params, seed, method, build=False: (method, seed))
+    monkeypatch.setattr(study_elm, "scored", scored)
+    found = {c.claim: c for c in claims.elm_ledger(load_params("toy", seeds=(0, 1)))}
+    assert {c.verdict for c in found.values()} == {wanted} and len(found) == 2
+    claim = found["On the ELM tasks ILM beats the MLP adapter"]
+    assert (claim.ci_low + claim.ci_high) / 2 == pytest.approx(gain, abs=0.02)
+    assert claim.paper == "0.5730 against 0.6520 nats" and ("ahead in 3 of 3" in claim.ours) == (gain > 0)
+    assert not claims.elm_ledger(load_params("toy", methods=("OpenP5-R", "MLP")))
 
 
 def test_cells_are_corrected_for_all_of_them(params, planted):
