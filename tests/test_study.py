@@ -100,6 +100,17 @@ def test_papermill_refuses_a_misspelt_parameter(tmp_path):
     assert not (tmp_path / "runs").exists()  # stopped before any work
 
 
+@pytest.mark.parametrize("profile, halves", [
+    ("toy", {"elm24", "openp5"}), ("ml100k", {"openp5"}), ("elm24-ml1m", {"elm24"})])
+def test_a_profile_studies_its_halves(tmp_path, profile, halves):
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", "--config", f"profile={profile}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {"ILM_RUNS_DIR": str(tmp_path)})
+    planned = set(re.findall(r"^rule (\w+):", done.stdout + done.stderr, re.MULTILINE))
+    assert done.returncode == 0 and planned & {"elm24", "openp5"} == halves and {"data", "embeddings"} <= planned
+    assert ("phase2" in planned) == ("openp5" in halves)
+
+
 def test_missing_input_names_the_notebook(tmp_path, monkeypatch):
     from ilm_lib import load_params, study
     from ilm_lib.artifacts import MissingStage
