@@ -210,8 +210,7 @@ class PromptEncoder:
             offset = width - length if side == "left" else np.zeros_like(length)
 
         first = np.cumsum(length) - length  # (P,) among all tokens, one prompt after another
-        inside = np.arange(length.sum()) - np.repeat(first, length)
-        place = np.repeat(row * width + offset, length) + inside  # of every token in the flattened (B, T)
+        inside, place = token_places(length, row, offset, width)
         tokens = _joined(chain.from_iterable(zip(ids, closing)))
         of = np.repeat(np.arange(len(ids)), [len(s) // 2 for s in slots])  # (S,) the prompt of a slot
         start, entity = _joined(slots).reshape(-1, 2).T
@@ -251,6 +250,12 @@ class PromptEncoder:
 def _joined(arrays: Iterable[array]) -> np.ndarray:
     """Arrays of int64 end to end."""
     return np.frombuffer(b"".join(arrays), dtype=np.int64)
+
+
+def token_places(length: np.ndarray, row: np.ndarray, offset: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of every token of (P,) prompts, one after another: where it is in its prompt, and in the flattened (B, T)."""
+    inside = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    return inside, np.repeat(row * width + offset, length) + inside
 
 
 def best_fit(length: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ from ilm_lib.data import Dataset
 from ilm_lib.embeddings import top_k
 from ilm_lib.metrics import ranking_metrics
 from ilm_lib.params import SASRec
-from ilm_lib.prompts import Batch, pack_rows
+from ilm_lib.prompts import Batch, pack_rows, token_places
 from ilm_lib.training import device, drawn_batches, fit
 
 
@@ -98,8 +98,7 @@ def pack(sequences: Sequence[np.ndarray], places: int) -> tuple[Batch, torch.Ten
     """
     length = np.array(list(map(len, sequences)))
     row, offset, number, width = pack_rows(length, lambda width: width <= places)
-    inside = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-    place = np.repeat(row * width + offset, length) + inside  # of every item in the flattened (B, T)
+    inside, place = token_places(length, row, offset, width)
     items, segment, position = np.zeros((3, (int(row.max()) + 1) * width), np.int64)
     items[place], segment[place], position[place] = np.concatenate(sequences), np.repeat(number, length), inside
     items, segment, position = (torch.from_numpy(a).view(-1, width) for a in (items, segment, position))

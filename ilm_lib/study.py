@@ -121,7 +121,7 @@ def cf_table(artifact: Artifact) -> Tensor:
 
 def phase1(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
     """The Q-Former of a method after phase 1."""
-    loaded, cf = dataset(params), embeddings(params, seed)
+    loaded, cf = dataset(params), embeddings(params, seed, build=build)
 
     def make(folder: Path) -> None:
         run_phase1(folder, openp5_pairs(loaded), cf_table(cf), params.qformer, params.phase1, params.losses_of(method),
@@ -168,9 +168,9 @@ def phase2(params: Params, seed: int, method: str, *, shuffled: bool = False, bu
 
     Args: shuffled: give every item and user another one's embedding (a control that must lose the gain).
     """
-    cf, llm = embeddings(params, seed), backbone(params, seed)
+    cf, llm = embeddings(params, seed, build=build), backbone(params, seed, build=build)
     inputs = [data(params), cf, llm]
-    aligned = phase1(params, seed, method) if METHODS[method].phase1 else None
+    aligned = phase1(params, seed, method, build=build) if METHODS[method].phase1 else None
     inputs += [aligned] if aligned else []
     encoder = METHODS[method].encoder  # and not the method: ILM and ILM-IT-UI may be one thing
     sizes = {"tokens": params.phase2.mlp_tokens} if encoder == "mlp" else params.qformer.model_dump()

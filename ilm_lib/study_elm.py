@@ -41,7 +41,7 @@ def data(params: Params, seed: int, *, build: bool = False) -> Artifact:
             raise DataError(path, None, "is missing", "Set elm24.file to your rows, relative to ILM_DATA_DIR")
         settings["sha256"], code = sha256(path), ["data.elm24_file"]
     else:
-        inputs.append(study.embeddings(params, seed))  # they pick the neighbours
+        inputs.append(study.embeddings(params, seed, build=build))  # they pick the neighbours
         if e.teacher != "template":  # where a model answers does not matter, which one does
             settings |= {"teacher": e.teacher, "teacher_model": e.teacher_model}
             code += ["data.instructions", "data.teachers", f"data.teacher_{e.teacher}"]
@@ -87,7 +87,7 @@ def load_tasks(params: Params, seed: int) -> elm.ElmTasks:
 
 def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
     """The LLM of the ELM tasks: ours, pretrained on texts of the training films, or a named one."""
-    rows = data(params, seed)
+    rows = data(params, seed, build=build)
     optim = params.backbone.model_copy(update={"steps": params.elm24.backbone_steps,
                                                "batch_size": params.elm24.backbone_batch_size,
                                                "lr": params.elm24.backbone_lr or params.backbone.lr})
@@ -107,7 +107,7 @@ def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
 
 def phase1(params: Params, seed: int, *, build: bool = False) -> Artifact:
     """Phase 1 on item-text pairs alone, to keep neighbours out of it (section 4.3)."""
-    cf, rows = study.embeddings(params, seed), data(params, seed)
+    cf, rows = study.embeddings(params, seed, build=build), data(params, seed, build=build)
     params = _own_lengths(params)
 
     def make(folder: Path) -> None:
@@ -123,15 +123,15 @@ ANCHORS = {"Film-blind": "ILM-rand", "Title-in-text": "OpenP5-R"}  # and the met
 
 
 def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
-    """Phase 2 on the 24 tasks, then log likelihood and texts for the test films.
+    """Phase 2 on the 24 tasks, then log likelihood and texts for the test films; with `build` what comes before, too.
 
     The anchor Film-blind trains ILM-rand with every film's embedding replaced by their mean. Title-in-text trains
     nothing: the frozen LLM reads the film in the prompt, by its title or, where the LLM is ours and has read of no test
     film, by all that is on record of it.
     """
-    cf, rows, llm = study.embeddings(params, seed), data(params, seed), backbone(params, seed)
+    cf, rows, llm = (make(params, seed, build=build) for make in (study.embeddings, data, backbone))
     kind = ANCHORS.get(method, method)
-    aligned = phase1(params, seed) if METHODS[kind].phase1 else None
+    aligned = phase1(params, seed, build=build) if METHODS[kind].phase1 else None
     params = _own_lengths(params)
     settings = {"phase2": params.phase2.model_dump(), "elm24": params.elm24.evaluated, "method": method,
                 "precision": params.evaluation.precision,

@@ -39,20 +39,19 @@ def sasrec(params: Params, seed: int, *, build: bool = False) -> Artifact:
 def evaluation(params: Params, seed: int, method: str, *, build: bool = False, **kwargs: Any) -> Artifact:
     """The ten items each method ranks first for every test user, task, prompt and history rule.
 
-    With `build` the method is trained first where it has not been.
+    With `build` what it needs is made first where it is missing: embeddings, backbone, both phases of the method.
     """
     e, plain = params.evaluation, method in (*BASELINES, "Oracle")
     inputs = [study.data(params)]
     if method == "SASRec":
         inputs += [sasrec(params, seed, build=build)]
     elif plain:
-        inputs += [study.embeddings(params, seed)]
+        inputs += [study.embeddings(params, seed, build=build)]
     elif METHODS[method].encoder == "none":
-        inputs += [study.embeddings(params, seed), study.backbone(params, seed)]
+        inputs += [study.embeddings(params, seed, build=build), study.backbone(params, seed, build=build)]
     else:
-        if METHODS[method].phase1:
-            study.phase1(params, seed, method, build=build)
-        inputs += [study.embeddings(params, seed), study.phase2(params, seed, method, build=build, **kwargs)]
+        trained = study.phase2(params, seed, method, build=build, **kwargs)
+        inputs += [study.embeddings(params, seed), trained]
     settings = {"evaluation": e.model_dump(exclude={"enabled"}), "seed": seed,
                 "method": method if plain else METHODS[method].encoder, **kwargs}
 
@@ -120,7 +119,6 @@ def dev_score(params: Params, seed: int, method: str, *, build: bool = False) ->
 
     Keys: "dev HR@10", "dev NDCG@10" of the kept checkpoint (history kept, both tasks), and those of `phase1.heldout`.
     """
-    study.embeddings(params, seed, build=build)
     values = _heldout(study.phase1(params, seed, method, build=build)) if METHODS[method].phase1 else {}
     history = pd.read_parquet(study.phase2(params, seed, method, build=build)("history.parquet"))
     steps = history.pivot(index="step", columns="name", values="value")

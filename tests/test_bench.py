@@ -1,11 +1,14 @@
 """The benchmarks at toy sizes: both sides agree, rows follow the contract of results.csv."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from bench import __main__ as runner
 from bench import decode, gpu, training
+from bench import elm as elm_bench
 from bench.harness import Row, at_least, at_most, compare, peak_memory, read_results
+from ilm_lib import elm
 
 SMALL = {"batch": 3, "prompt": 20, "items": 60, "width": 64, "layers": 1, "vocab": 300}
 
@@ -62,6 +65,15 @@ def test_what_needs_a_gpu_runs_at_any_size(tasks, new_ilm):
     assert gpu.pretraining(ilm, tasks, sizes) > 0 and not any(p.requires_grad for p in ilm.llm.parameters())
     assert gpu.phase2(ilm, tasks, sizes) > 0
     assert gpu.evaluation(ilm, tasks, sizes) > 0
+
+
+def test_the_elm_bench_writes_long_texts_of_every_task_for_every_film(monkeypatch):
+    monkeypatch.setattr(elm_bench, "FILMS", 40)
+    ilm, tasks = elm_bench.setting()
+    test = tasks.part("test")
+    assert len(test) == 24 * 40 and (test.groupby("task")["item"].nunique() == 40).all()
+    scored = elm.evaluate(ilm, tasks, test.iloc[::320].reset_index(drop=True), max_new_tokens=8)
+    assert (scored["generated"].map(len) > 8).all() and np.isfinite(scored["nll"]).all()
 
 
 def test_committed_results_have_one_row_a_letter_and_device():

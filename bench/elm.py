@@ -1,0 +1,54 @@
+"""The evaluation of the 24 ELM tasks (n): texts of 300 films written, scored and compared."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from bench.harness import Row, at_most
+from ilm_lib import elm
+from ilm_lib.backbone import new_backbone
+from ilm_lib.data import load_openp5
+from ilm_lib.data.elm24 import build_elm24
+from ilm_lib.data.toy import make_toy_world
+from ilm_lib.metrics import embed_sentences, semantic_consistency, sentence_encoder
+from ilm_lib.model import ILM
+from ilm_lib.params import load_params
+from ilm_lib.phase2 import new_encoder
+from ilm_lib.tokenizer import train_tokenizer
+from ilm_lib.training import device, use_bfloat16
+
+FILMS = 300
+
+
+def setting() -> tuple[ILM, elm.ElmTasks]:
+    """Toy films, half of them for testing, and a model of the CPU scale with random weights, which never ends a text."""
+    params, rng = load_params("elm24-ml1m"), np.random.default_rng(0)
+    with TemporaryDirectory() as folder:
+        make_toy_world(Path(folder), num_items=2 * FILMS, num_users=500, seed=0)
+        films = load_openp5(Path(folder)).texts
+    cf = torch.from_numpy(rng.standard_normal((len(films), params.embeddings.dim)).astype(np.float32))
+    tasks = elm.ElmTasks(build_elm24(films, cf.numpy(), test_fraction=FILMS / len(films)), films)
+    tokenizer = train_tokenizer(tasks.corpus(), params.qformer.text_vocab)
+    torch.manual_seed(0)
+    llm = new_backbone(params.backbone, tokenizer, max_length=1024)
+    encoder = new_encoder(params, "ILM-rand", cf, llm, seed=0)
+    return ILM(llm, tokenizer, encoder, cf, len(films), None, params.phase2.item_positions).eval().to(device()), tasks
+
+
+def run() -> list[Row]:
+    """Row n: all test rows, the sentence encoder included; ten minutes are the limit on two cores."""
+    ilm, tasks = setting()
+    test = tasks.part("test")
+    started = time.perf_counter()
+    scored = elm.evaluate(ilm, tasks, test, max_new_tokens=64)
+    encoder = sentence_encoder(None)
+    autocast = use_bfloat16("auto")
+    columns = (scored["generated"].tolist(), scored["target"].tolist())
+    semantic_consistency(*(embed_sentences(encoder, texts, autocast=autocast) for texts in columns))
+    seconds = time.perf_counter() - started
+    return [at_most(f"n 24 ELM tasks of {FILMS} films, {len(test):,} texts written and scored", seconds, 600, "s")]
