@@ -73,7 +73,7 @@ def test_the_elm_bench_writes_long_texts_of_every_task_for_every_film(monkeypatc
     test = tasks.part("test")
     assert len(test) == 24 * 40 and (test.groupby("task")["item"].nunique() == 40).all()
     scored = elm.evaluate(ilm, tasks, test.iloc[::320].reset_index(drop=True), max_new_tokens=8)
-    assert (scored["generated"].map(len) > 8).all() and np.isfinite(scored["nll"]).all()
+    assert (scored["generated"].map(len) >= 8).all() and np.isfinite(scored["nll"]).all()
 
 
 def test_committed_results_have_one_row_a_letter_and_device():
