@@ -63,10 +63,11 @@ class ElmTasks:
         return drawn_batches(draw, partial(encoder.batch, pack=True), size, seed)
 
     def pretraining_batches(self, encoder: PromptEncoder, size: int, seed: int) -> Callable[[int], Batch]:
-        """Text-only batches for a backbone from scratch: films described in words, loss on all text.
+        """Text-only batches for a backbone from scratch: films described in words, loss on the answer.
 
-        A real LLM has read about films; ours learns here, on training films alone, to answer from what
-        the prompt says of a film. The card drops facts at random so that each is read where it stands.
+        A real LLM can read; ours learns here, on training films alone, to answer what is asked from what the prompt says
+        of a film. With the loss on all text it would spend its steps on knowing the cards by heart. The card drops
+        facts at random so that each is read where it stands.
         """
         rows = list(self.part("train").itertuples())
 
@@ -75,7 +76,7 @@ class ElmTasks:
             return [(_fill(r.prompt, film_card(self.films[r.item], rng), film_card(self.films[r.other], rng)),
                      " " + r.target) for r in chosen]
 
-        return drawn_batches(draw, partial(encoder.batch, loss_on="text", pack=True), size, seed)
+        return drawn_batches(draw, partial(encoder.batch, loss_on="target", pack=True), size, seed)
 
     def corpus(self) -> list[str]:
         """All training text, for the tokenizers."""

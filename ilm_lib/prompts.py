@@ -283,7 +283,8 @@ def pack_rows(length: np.ndarray, packs: Callable[[int], bool]) -> tuple[np.ndar
     in rows up to twice as wide where all of these leave more than a tenth empty.
 
     Prompts of like length, which fill rows badly, often fill wider ones well; but in wide rows every token pays for
-    attention to prompts that it does not see.
+    attention to prompts that it does not see. Widths are multiples of 16 where the LLM allows it: sizes come again, and
+    a CPU's matrix kernels, compiled for each size in bfloat16, are found and not compiled.
 
     Args: length: (P,) of the prompts. packs: whether rows of a width may be packed.
 
@@ -291,9 +292,11 @@ def pack_rows(length: np.ndarray, packs: Callable[[int], bool]) -> tuple[np.ndar
     """
     longest = int(length.max())
     area = lambda laid: (laid[0].max() + 1) * laid[3]
-    best = (*best_fit(length, longest), longest)
+    round_up = lambda width: -(-width // 16) * 16
+    first = round_up(longest) if packs(round_up(longest)) else longest
+    best = (*best_fit(length, first), first)
     for shares in (range(33, 41), range(42, 65, 2)):  # in 32nds of the longest
-        for width in filter(packs, sorted({longest * share // 32 for share in shares} - {longest})):
+        for width in filter(packs, sorted({round_up(longest * share // 32) for share in shares} - {first})):
             best = min(best, (*best_fit(length, width), width), key=area)
         if length.sum() >= 0.9 * area(best):
             break
