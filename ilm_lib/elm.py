@@ -65,8 +65,8 @@ class ElmTasks:
     def pretraining_batches(self, encoder: PromptEncoder, size: int, seed: int) -> Callable[[int], Batch]:
         """Text-only batches for a backbone from scratch: films described in words, loss on the answer.
 
-        A real LLM can read; ours learns here, on training films alone, to answer what is asked from what the prompt says
-        of a film. With the loss on all text it would spend its steps on knowing the cards by heart. The card drops
+        A real LLM can read; ours learns here, on training films alone, to answer what is asked from what the prompt
+        says of a film. With the loss on all text it would spend its steps on knowing the cards by heart. The card drops
         facts at random so that each is read where it stands.
         """
         rows = list(self.part("train").itertuples())

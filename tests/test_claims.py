@@ -93,23 +93,37 @@ def test_what_no_run_bears_on_is_not_tested(params, planted):
     assert "ILM beats the MLP adapter" not in found
 
 
-@pytest.mark.parametrize("gain, wanted", [(0.05, "reproduced"), (0.0, "inconclusive"), (-0.05, "not reproduced")])
-def test_the_ledger_of_the_elm_tasks_finds_what_is_planted(monkeypatch, gain, wanted):
+@pytest.fixture
+def elm_scored(monkeypatch):
+    """What each method gains, in nats, on 200 films of three tasks."""
+    gains = {}
+
     def scored(run):
         method, seed = run
         films, rng = np.repeat(np.arange(200), 3), np.random.default_rng([len(method), seed])
-        nll = 1.5 + 0.3 * np.sin(films) - gain * (method == "ILM") + rng.normal(0, 0.1, 600)
+        nll = 1.5 + 0.3 * np.sin(films) - gains.get(method, 0.0) + rng.normal(0, 0.1, 600)
         return pd.DataFrame({"item": films, "task": np.tile(["summary", "pitch", "sadder"], 200), "nll": 20 * nll,
                              "tokens": 20, "SC": 0.5})
 
     monkeypatch.setattr(study_elm, "evaluation", lambda params, seed, method, build=False: (method, seed))
     monkeypatch.setattr(study_elm, "scored", scored)
+    return gains
+
+
+@pytest.mark.parametrize("gain, wanted", [(0.05, "reproduced"), (0.0, "inconclusive"), (-0.05, "not reproduced")])
+def test_the_ledger_of_the_elm_tasks_finds_what_is_planted(elm_scored, gain, wanted):
+    elm_scored["ILM"] = gain
     found = {c.claim: c for c in claims.elm_ledger(load_params("toy", seeds=(0, 1)))}
     assert {c.verdict for c in found.values()} == {wanted} and len(found) == 2
     claim = found["On the ELM tasks ILM beats the MLP adapter"]
     assert (claim.ci_low + claim.ci_high) / 2 == pytest.approx(gain, abs=0.02)
     assert claim.paper == "0.5730 against 0.6520 nats" and ("ahead in 3 of 3" in claim.ours) == (gain > 0)
     assert not claims.elm_ledger(load_params("toy", methods=("OpenP5-R", "MLP")))
+
+
+def test_a_gain_that_a_blind_model_has_too_does_not_count(elm_scored):
+    elm_scored |= {"ILM": 0.05, "Film-blind": 0.05}
+    assert {c.verdict for c in claims.elm_ledger(load_params("toy", seeds=(0, 1)))} == {"inconclusive"}
 
 
 def test_cells_are_corrected_for_all_of_them(params, planted):
