@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from bench.harness import Row, at_most
-from ilm_lib import elm
+from ilm_lib import elm, study_elm
 from ilm_lib.backbone import new_backbone
 from ilm_lib.data import load_openp5
 from ilm_lib.data.elm24 import build_elm24
 from ilm_lib.data.toy import make_toy_world
-from ilm_lib.metrics import embed_sentences, semantic_consistency, sentence_encoder
+from ilm_lib.metrics import semantic_consistency
 from ilm_lib.model import ILM
 from ilm_lib.params import load_params
 from ilm_lib.phase2 import new_encoder
@@ -26,7 +26,7 @@ FILMS = 300
 
 
 def setting() -> tuple[ILM, elm.ElmTasks]:
-    """Toy films, half of them for testing, and a model of the CPU scale with random weights, which never ends a text."""
+    """Toy films, half of them for testing, and a CPU-scale model with random weights, which never ends a text."""
     params, rng = load_params("elm24-ml1m"), np.random.default_rng(0)
     with TemporaryDirectory() as folder:
         make_toy_world(Path(folder), num_items=2 * FILMS, num_users=500, seed=0)
@@ -46,9 +46,7 @@ def run() -> list[Row]:
     test = tasks.part("test")
     started = time.perf_counter()
     scored = elm.evaluate(ilm, tasks, test, max_new_tokens=64)
-    encoder = sentence_encoder(None)
-    autocast = use_bfloat16("auto")
-    columns = (scored["generated"].tolist(), scored["target"].tolist())
-    semantic_consistency(*(embed_sentences(encoder, texts, autocast=autocast) for texts in columns))
+    semantic_consistency(*(study_elm.sentences(None, tuple(scored[column]), use_bfloat16("auto"))
+                           for column in ("generated", "target")))
     seconds = time.perf_counter() - started
     return [at_most(f"n 24 ELM tasks of {FILMS} films, {len(test):,} texts written and scored", seconds, 600, "s")]

@@ -11,7 +11,7 @@ from scipy.stats import ttest_1samp
 
 from ilm_lib import study, study_elm, study_openp5
 from ilm_lib.ledger import Claim, verdict
-from ilm_lib.metrics import holm, paired_bootstrap
+from ilm_lib.metrics import PairedDifference, holm, paired_bootstrap
 from ilm_lib.paper import PAPER, PAPER_TABLE2, RANKING_METRICS, table2_counts
 from ilm_lib.params import METHODS, Params
 
@@ -78,8 +78,7 @@ def elm_ledger(params: Params) -> list[Claim]:
     films = {m: study_elm.by_film(params, m)["log_pplx"].to_numpy() for m in (*sentences, "Film-blind", "ILM")}
     tests = {m: paired_bootstrap(films[m], films["ILM"]) for m in films if m != "ILM"}
     corrected = _corrected({m: t.p_value for m, t in tests.items()})
-    blind = verdict(tests["Film-blind"].diff, tests["Film-blind"].ci_low, tests["Film-blind"].ci_high,
-                    corrected["Film-blind"]) != "reproduced"
+    blind = _judged(tests["Film-blind"], corrected["Film-blind"]) != "reproduced"
     results = pd.concat([study_elm.result_rows(study_elm.scored(study_elm.evaluation(params, s, m)), m, s)
                          for s in params.report_seeds for m in films])
     value = results[results["metric"] == "log_pplx"].groupby(["task", "method"])["value"].mean().unstack()
@@ -89,7 +88,7 @@ def elm_ledger(params: Params) -> list[Claim]:
     claims = []
     for m, sentence in sentences.items():
         test, all_tasks, ahead = tests[m], value.loc["all"], (value[m] > value["ILM"]).drop("all")
-        judged = verdict(test.diff, test.ci_low, test.ci_high, corrected[m])
+        judged = _judged(test, corrected[m])
         claims.append(Claim(
             sentence, f"{paper['ILM']:.4f} against {paper[m]:.4f} nats",
             f"{all_tasks['ILM']:.4f} against {all_tasks[m]:.4f} (Film-blind {all_tasks['Film-blind']:.4f}); "
@@ -98,10 +97,19 @@ def elm_ledger(params: Params) -> list[Claim]:
     return claims
 
 
+def without_test(sentence: str, paper: str, ours: str, judged: str, evidence: str, seeds: int = 0) -> Claim:
+    """A claim that is counted or compared and not tested: it has no interval and no p-value."""
+    nan = float("nan")
+    return Claim(sentence, paper, ours, nan, nan, nan, seeds, judged, evidence)
+
+
 def not_tested(sentence: str, paper: str, why: str, ours: str = "–") -> Claim:
     """A claim that no run of the profile bears on."""
-    nan = float("nan")
-    return Claim(sentence, paper, ours, nan, nan, nan, 0, "not tested", why)
+    return without_test(sentence, paper, ours, "not tested", why)
+
+
+def _judged(test: PairedDifference, p_value: float) -> str:
+    return verdict(test.diff, test.ci_low, test.ci_high, p_value)
 
 
 def _published(params: Params, a: str, b: str, table: str = "table3") -> str:
@@ -146,7 +154,7 @@ def _interaction_losses(params: Params) -> list[Claim]:
     corrected = _corrected({m: t.p_value for m, t in tests.items()})
     claims = []
     for m, test in tests.items():
-        judged = (verdict(test.diff, test.ci_low, test.ci_high, corrected[m]) if helps else
+        judged = (_judged(test, corrected[m]) if helps else
                   no_gain(test.ci_low, test.ci_high, corrected[m], 0.1 * float(without.mean())))
         claims.append(Claim(sentences[m], _published(params, m, TEXT_LOSS, "table4"),
                             f"{value[m].mean():.4f} against {without.mean():.4f}", test.ci_low, test.ci_high,
@@ -210,7 +218,7 @@ def _tokens(params: Params) -> list[Claim]:
     claims = [Claim("At most numbers of tokens ILM is ahead of an MLP with as many", "Figure 3",
                     f"ahead at {ahead} of {len(lengths)}; {mean('ILM').mean():.4f} against {mean('MLP').mean():.4f}",
                     test.ci_low, test.ci_high, test.p_value, seeds,
-                    verdict(test.diff, test.ci_low, test.ci_high, test.p_value), where)]
+                    _judged(test, test.p_value), where)]
     sentence = "More query tokens first help, then hurt"
     if max(lengths) < 32:
         return [*claims, not_tested(sentence, "Figure 3", "needs lengths up to 32")]
@@ -222,7 +230,7 @@ def _tokens(params: Params) -> list[Claim]:
     p = float(holm(np.array([t.p_value for t in ends])).max())
     ours = " / ".join(f"{score['ILM', n].mean():.4f}" for n in (lengths[0], best, lengths[-1]))
     return [*claims, Claim(sentence, "Figure 3", f"{ours} with {lengths[0]} / {best} / {lengths[-1]}", weaker.ci_low,
-                           weaker.ci_high, p, seeds, verdict(weaker.diff, weaker.ci_low, weaker.ci_high, p), where)]
+                           weaker.ci_high, p, seeds, _judged(weaker, p), where)]
 
 
 def _tokens_by_user(params: Params, method: str, tokens: int) -> np.ndarray:
@@ -234,10 +242,10 @@ def _frozen(params: Params) -> Claim:
     runs = [(s, m) for s in params.report_seeds for m in params.methods if METHODS[m].encoder != "none"]
     facts = [json.loads(study.phase2(params, s, m)("encoder.json").read_text(encoding="utf-8")) for s, m in runs]
     equal = sum(f["llm_before"] == f["llm_after"] for f in facts)
-    nan = float("nan")
-    return Claim("The LLM stays exactly as it was", "by construction", f"{equal} of {len(facts)} SHA-256 equal", nan,
-                 nan, nan, len(params.report_seeds), "reproduced" if equal == len(facts) else "not reproduced",
-                 "notebook 04, SHA-256 of all weights")
+    return without_test("The LLM stays exactly as it was", "by construction",
+                        f"{equal} of {len(facts)} SHA-256 equal",
+                        "reproduced" if equal == len(facts) else "not reproduced",
+                        "notebook 04, SHA-256 of all weights", len(params.report_seeds))
 
 
 def _table2(params: Params) -> Claim:
@@ -249,7 +257,6 @@ def _table2(params: Params) -> Claim:
         return not_tested(sentence, "–", "not a data set of the paper", said)
     theirs = paper.iloc[0]
     differ = [n for n, v in ours.items() if v != theirs[n]]
-    nan = float("nan")
-    return Claim(sentence, ", ".join(f"{n} {theirs[n]:,}" for n in ours), said, nan, nan, nan, 0,
-                 "not reproduced" if differ else "reproduced",
-                 "notebook 01" + (f"; {', '.join(differ)} differ" if differ else ""))
+    return without_test(sentence, ", ".join(f"{n} {theirs[n]:,}" for n in ours), said,
+                        "not reproduced" if differ else "reproduced",
+                        "notebook 01" + (f"; {', '.join(differ)} differ" if differ else ""))

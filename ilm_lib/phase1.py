@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Mapping, Sequence
 
@@ -130,12 +131,17 @@ class Batches:
         targets = (ids[:, 1:] != self.pad).flatten().nonzero()[:, 0]  # counted on the host: a device would wait
         return {"cf": cf, "ids": ids, "entity": torch.from_numpy(entity), "targets": targets}
 
+    @cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """The rows of the texts of each kind."""
+        return {kind: self.pairs.about(count) for kind, count in TEXT_KINDS.items()}
+
     def interaction(self, kind: str, rows: np.ndarray) -> dict[str, Tensor]:
         a, b = torch.from_numpy(getattr(self.pairs, kind)[rows].astype(np.int64)).T
         return {"cf_a": self.cf[a], "cf_b": self.cf[b], "ids_a": a, "ids_b": b, "kind": kind}
 
     def draw(self, kind: str, rng: np.random.Generator, size: int) -> dict[str, Tensor]:
-        texts = self.pairs.about(TEXT_KINDS[kind]) if kind in TEXT_KINDS else None
+        texts = self.rows.get(kind)
         count = len(getattr(self.pairs, kind) if texts is None else texts)
         rows = (rng.choice(count, size=min(size, count), replace=False) if count < 4 * size
                 else rng.integers(count, size=size))
@@ -206,7 +212,7 @@ def train_phase1(pairs: Pairs, cf: Tensor, qformer: QFormerParams, params: Phase
     train, held = (Batches(p, codec.encode(p.texts), cf, codec.pad) for p in pairs.split(params.holdout, seed=0))
     kinds = [k for k in ("ii", "ui") if k in wanted]
     if set(wanted) & set(TEXT_LOSSES):
-        one, two = (len(train.pairs.about(n)) for n in (1, 2))
+        one, two = map(len, train.rows.values())
         kinds = ["text"] * (max(1, round(one / two)) if two else 1) + ["texts of two"] * bool(two) + kinds
 
     def batch(step: int) -> dict[str, Tensor]:
@@ -232,12 +238,11 @@ def heldout(model: QFormer, data: Batches, params: Phase1, wanted: Sequence[Loss
     values: dict[str, float] = {}
     torch.manual_seed(0)
     for kind in (*TEXT_KINDS, "ii", "ui"):
-        texts = kind in TEXT_KINDS and set(wanted) & set(TEXT_LOSSES) and len(data.pairs.about(TEXT_KINDS[kind]))
-        if texts or kind in wanted:
+        if kind in wanted or set(wanted) & set(TEXT_LOSSES) and len(data.rows.get(kind, ())):
             drawn = data.draw(kind, rng, min(params.batch_size, 128))
             drawn = {k: v.to(place) if torch.is_tensor(v) else v for k, v in drawn.items()}
             values |= {k: float(v) for k, v in losses(model, drawn, params, wanted, codec).items()}
-    alone = data.pairs.about(1)
+    alone = data.rows["text"]
     rows = alone[np.unique(data.pairs.entity.reshape(len(data.pairs.texts), -1)[alone, 0], return_index=True)[1]]
     text = data.text(rows[:1000])
     queries = model.queries(text["cf"].to(place))

@@ -177,7 +177,10 @@ def item_tokens(params: Params, seed: int, method: str) -> np.ndarray:
 @lru_cache(8)
 def sentences(encoder: str | None, texts: tuple[str, ...], autocast: bool) -> np.ndarray:
     """Embeddings of texts; the targets are the same for every method."""
-    return embed_sentences(sentence_encoder(encoder), texts, autocast=autocast)
+    return embed_sentences(_sentence_encoder(encoder), texts, autocast=autocast)
+
+
+_sentence_encoder = lru_cache(1)(sentence_encoder)  # its file is checked and read once, not for every method
 
 
 def scored(artifact: Artifact) -> pd.DataFrame:
