@@ -105,7 +105,8 @@ rule readings:
 
 rule report:
     input:
-        *([rules.openp5.output, rules.ablations.output, rules.readings.output] if PARAMS.evaluation.enabled else []),
+        *([rules.openp5.output, rules.ablations.output] if PARAMS.evaluation.enabled else []),
+        *([rules.readings.output] if PARAMS.evaluation.enabled and PARAMS.ablations.readings else []),
         *([rules.elm24.output] if PARAMS.elm24.enabled else [])
     output: touch(STAMP)
     shell: sys.executable + " -m ilm_lib.report " + PROFILE
