@@ -66,7 +66,7 @@ def test_notebooks_reproduce_their_claims(tmp_path):
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
 
     results = pd.read_csv(tmp_path / "runs/toy/results.csv", keep_default_na=False)
-    assert set(results["table"]) == {"table1", "table3", "table7", "figure3"}
+    assert set(results["table"]) == {"table1", "table3", "table6", "table7", "figure3"}
     both = results[(results["table"] == "table3") & (results["task"] == "both") & (results["prompt"] == "seen")
                    & (results["metric"] == "HR@10") & (results["history"] == "excluded")].set_index("method")["value"]
     assert both["Oracle"] > both.drop("Oracle").max()
