@@ -313,7 +313,7 @@ def plot_query_tokens(
     ax.set(xlabel=f"Number of query tokens (log scale)\n{_error_note(rows)}", ylabel=_axis_label(metric))
     where = ", ".join(f"{kind} {name}" for kind, name in (("prompt", rows["prompt"].iloc[0]),
                                                           ("history", rows["history"].iloc[0])) if name)
-    ax.set_title(title or f"How many query tokens? {rows['dataset'].iloc[0]}, {where}")
+    ax.set_title(title or f"How many query tokens?\n{rows['dataset'].iloc[0]}, {where}")
     ax.legend(title="Item encoder")
     return fig
 
