@@ -190,7 +190,7 @@ def plot_item_map(xy: np.ndarray, labels: Sequence[str], title: str) -> Figure:
 
 @_styled
 def plot_losses(history: pd.DataFrame, title: str = "Losses") -> Figure:
-    """Small multiples of losses (nats) over steps, one panel a `name`, train and held out.
+    """Small multiples of losses (nats), and of ranking measures such as "dev NDCG@10", over steps, one panel a `name`.
 
     Columns: step, name, value, split ('train' or 'heldout'), optionally chance: the loss
     of guessing, e.g. ln(batch) of a contrastive loss, drawn as a dashed line.
@@ -211,7 +211,7 @@ def plot_losses(history: pd.DataFrame, title: str = "Losses") -> Figure:
         if len(chance):
             drawn["chance"] = ax.axhline(float(chance.iloc[0]), color=PALETTE["Film-blind"], ls="--", lw=1.3)
         ax.set_title(name, fontsize=10.5, fontweight="normal")
-        ax.set(xlabel="Step", ylabel="Loss (nats)")
+        ax.set(xlabel="Step", ylabel="Mean over held-out cases" if "@" in name else "Loss (nats)")
     for ax in list(axes.flat)[len(names) :]:
         ax.remove()
     fig.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")

@@ -254,3 +254,9 @@ def test_speed_has_a_point_and_a_target_for_every_case():
     points, targets = ax.lines
     assert points.get_xdata().tolist() == [20, 0.9] and targets.get_xdata().tolist() == [10, 0.85]
     assert points.get_ydata().tolist() == targets.get_ydata().tolist() == [1, 0]
+
+
+def test_a_ranking_measure_is_not_labelled_as_a_loss():
+    history = pd.DataFrame({"step": [1, 2, 1, 2], "name": ["loss", "loss", "dev NDCG@10", "dev NDCG@10"],
+                            "value": [2.0, 1.0, 0.1, 0.2], "split": ["train"] * 2 + ["heldout"] * 2})
+    assert [ax.get_ylabel() for ax in figures.plot_losses(history).axes] == ["Loss (nats)", "Mean over held-out cases"]
