@@ -8,6 +8,7 @@ from here as well.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from html import escape
 from importlib import metadata
 from pathlib import Path
@@ -247,13 +249,30 @@ def _result_tables(results: pd.DataFrame) -> str:
     return "".join(key) + folded or "<p>No results yet.</p>"
 
 
+def _drop_stale(out: Path, notebooks: Iterable[Path]) -> None:
+    """Remove numbered pages and figures that none of these notebooks made: they are of another run."""
+    made = {Path(path).stem for path in notebooks}
+    started: dict[str, float] = {}
+    for path in notebooks:
+        run = json.loads(Path(path).read_text(encoding="utf-8"))["metadata"].get("papermill", {})
+        start = datetime.fromisoformat(run["start_time"]).timestamp() if run else 0.0
+        number = Path(path).stem[:2]
+        started[number] = min(start, started.get(number, math.inf))
+    for file in out.glob("[0-9][0-9]_*.html"):
+        if file.stem not in made:
+            file.unlink()
+    for file in out.glob("figures/[0-9][0-9] *.png"):
+        if file.stat().st_mtime < started.get(file.name[:2], math.inf):
+            file.unlink()
+
+
 def render_site(profile: str, *, notebooks: list[Path], results: Path, out: Path, card: dict) -> Path:
     """Write the report of a profile to `out` and return the path of its index.html.
 
     Each executed notebook becomes a page; the first page holds the tables of `results`
     beside the paper's, the claims of the `claims.csv` next to `results`, the figures found
     in `out/figures/*.png` and the facts of `card` (name -> value). Nothing is fetched from
-    the network when the pages are read.
+    the network when the pages are read. Pages and figures of earlier runs are removed.
     """
     out, results = Path(out), Path(results)
     out.mkdir(parents=True, exist_ok=True)
@@ -262,6 +281,7 @@ def render_site(profile: str, *, notebooks: list[Path], results: Path, out: Path
         title, html = notebook_page(path)
         write_page(out / f"{path.stem}.html", html)
         pages.append(f'<li><a href="{quote(path.stem)}.html">{escape(title)}</a></li>')
+    _drop_stale(out, notebooks)
     for source in (results, results.with_name("claims.csv")):
         if source.exists() and source.resolve() != (out / source.name).resolve():
             shutil.copyfile(source, out / source.name)

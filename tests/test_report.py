@@ -1,8 +1,10 @@
 """Tables, run cards, figures and the rendered site."""
 
 import math
+import os
 import re
 import time
+from datetime import datetime
 
 import nbformat
 import numpy as np
@@ -236,6 +238,23 @@ def test_pages_of_a_folder_share_their_style_sheet(tmp_path):
         page = (tmp_path / f"{name}.html").read_text()
         assert page == f'<link rel="stylesheet" href="notebook.css"><style>p{{}}</style><p>{name}</p>'
         assert sheet.read_text() == css and (sheet.stat().st_ino == before) == (name == "b")
+
+
+def test_what_an_earlier_run_left_is_removed(tmp_path):
+    path, out = tmp_path / "01_data.ipynb", tmp_path / "out"
+    notebook(path)
+    run = nbformat.read(path, as_version=4)
+    run.metadata["papermill"] = {"start_time": "2030-01-01T00:00:00+00:00"}
+    nbformat.write(run, path)
+    (out / "figures").mkdir(parents=True)
+    at = datetime.fromisoformat("2030-01-01T00:00:00+00:00").timestamp()
+    for name, age in (("01 made now", 5), ("01 made before", -5), ("02 of no notebook", 5), ("own drawing", -5)):
+        (out / "figures" / f"{name}.png").write_bytes(b"")
+        os.utime(out / "figures" / f"{name}.png", (at + age, at + age))
+    (out / "04_phase2-gone-seed1.html").write_text("")
+    report.render_site("new", notebooks=[path], results=tmp_path / "results.csv", out=out, card={})
+    assert sorted(f.stem for f in out.glob("figures/*.png")) == ["01 made now", "own drawing"]
+    assert sorted(f.stem for f in out.glob("*.html")) == ["01_data", "index"]
 
 
 def test_empty_profile_still_renders(tmp_path):
