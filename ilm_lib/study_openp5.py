@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ilm_lib import recommendation, study
+from ilm_lib import exhaustive, study
 from ilm_lib.artifacts import Artifact, stage, write_json
 from ilm_lib.embeddings import popularity_top_k, top_k
 from ilm_lib.metrics import ranking_metrics
@@ -84,14 +84,14 @@ def beam_recall(params: Params, seed: int, method: str, *, build: bool = False) 
     def make(folder: Path) -> None:
         ilm, tasks = study.load_ilm(params, seed, method).to(device()), study.recommendation_tasks(params)
         rows = study.sample_users(tasks.data.num_users, users)
-        found = {t: recommendation.beam_recall(ilm, tasks, task=t, users=rows, beams=params.evaluation.beams)
+        found = {t: exhaustive.beam_recall(ilm, tasks, task=t, users=rows, beams=params.evaluation.beams)
                  for t in TASKS}
         write_json(folder / "recall.json", {t: {"recall": float(v.mean()), "complete": float((v == 1).mean()),
                                                 "users": len(v)} for t, v in found.items()})
 
     settings = {"beams": params.evaluation.beams, "method": method, "seed": seed, "users": users}
-    return stage("beam_recall", params.profile, settings, inputs, RANK_CODE[:-1], make if build else None,
-                 "06_openp5_eval")
+    return stage("beam_recall", params.profile, settings, inputs, ("exhaustive", *RANK_CODE[:-1]),
+                 make if build else None, "06_openp5_eval")
 
 
 def shuffled_control(params: Params, seed: int, *, build: bool = False) -> Artifact:

@@ -3,7 +3,8 @@ import torch
 
 from transformers import DynamicLayer
 
-from ilm_lib.decode import Prefill, Room, Rows, Tree, beam_search, score_all
+from ilm_lib.decode import Prefill, Room, Rows, Tree, beam_search
+from ilm_lib.exhaustive import score_all
 from ilm_lib.kernels import Trie
 from ilm_lib.masks import takes_4d_mask
 
@@ -191,13 +192,14 @@ def test_which_models_read_a_tree(llm):
     assert not (kind == "gemma3_text" and takes_4d_mask(llm, 7))  # longer than its window
 
 
-def test_score_all_is_every_answers_probability(llm):
+@pytest.mark.parametrize("width", [1, 3, 512])  # a pass for every node, some, and all
+def test_score_all_is_every_answers_probability(llm, width):
     if not takes_4d_mask(llm, 20):
         with pytest.raises(ValueError, match="4-D attention mask"):
             score_all(llm, read(llm), Trie.build(ANSWERS))
         return
     for answers in (ANSWERS, ANSWERS[5:9]):  # with and without a common beginning
-        scores = score_all(llm, read(llm), Trie.build(answers))
+        scores = score_all(llm, read(llm), Trie.build(answers), width=width)
         for b, prompt in enumerate(PROMPTS):
             wanted = {tuple(a): s for a, s in zip(ANSWERS, answer_scores(llm, prompt).tolist())}
             assert scores[b].tolist() == pytest.approx([wanted[tuple(a)] for a in answers], abs=1e-4)

@@ -6,9 +6,10 @@ import torch
 
 from ilm_lib.data.templates import select
 from ilm_lib.decode import beam_search
+from ilm_lib.exhaustive import beam_recall
 from ilm_lib.metrics import ranking_metrics
 from ilm_lib.prompts import Item, User
-from ilm_lib.recommendation import TASKS, _parse, beam_recall, dev_metrics, rank
+from ilm_lib.recommendation import TASKS, _parse, dev_metrics, rank
 
 EVERYONE = np.arange(9)
 BOTH = ("kept", "excluded")

@@ -1,0 +1,88 @@
+"""Every item scored, not only those a beam meets: the ranking that beam search approximates."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ilm_lib.decode import Prefill, Tree, new_reader
+from ilm_lib.kernels import Trie
+from ilm_lib.model import ILM
+from ilm_lib.progress import progress
+from ilm_lib.recommendation import RecommendationTasks
+
+
+@torch.no_grad()
+def score_all(llm: PreTrainedModel, prefill: Prefill, trie: Trie, *, width: int = 512) -> Tensor:
+    """(B, I) log probability of every item's answer.
+
+    Nodes of the trie are read side by side, `width` of them in a pass, in preorder: a node's ancestors are then in its
+    own pass or above its pass's first node, and those few are read again. Time grows with the catalogue, memory does not.
+
+    Raises:
+        ValueError: the LLM cannot read the tree mask this needs.
+    """
+    if not isinstance(new_reader(llm, prefill, trie.path.shape[1]), Tree):
+        raise ValueError(f"{type(llm).__name__} takes no 4-D attention mask: rank with beam_search")
+    ancestors, depth, preorder = _family(trie)
+    inner = preorder[(trie.next[preorder] >= 0).any(1)]  # nodes the LLM reads: neither root nor leaf
+    step = prefill.logits.new_zeros(len(prefill.logits), len(trie.next), dtype=torch.float)  # log p given the parent
+
+    def write(nodes: Tensor, logits: Tensor) -> None:
+        """Logits (B, n, V) after n nodes, to their children."""
+        logp = logits[..., trie.tokens].float() - logits.float().logsumexp(-1, keepdim=True)
+        row, column = (trie.next[nodes] >= 0).nonzero(as_tuple=True)
+        step[:, trie.next[nodes[row], column]] = logp[:, row, column]
+
+    write(preorder.new_zeros(1), prefill.logits[:, None])
+    token = torch.zeros_like(depth)
+    parent, column = (trie.next >= 0).nonzero(as_tuple=True)
+    token[trie.next[parent, column]] = trie.tokens[column]
+    for own in inner.split(width):
+        above = ancestors[own[0], :depth[own[0]]]
+        nodes = torch.cat([above, own])
+        seen = ancestors[nodes][:, depth[nodes]] == nodes  # (n, n): is each of them on the other's way
+        B = len(step)
+        logits = Tree(llm, prefill).forward(token[nodes].expand(B, -1), seen.expand(B, -1, -1), depth[nodes])
+        write(own, logits[:, len(above):])
+    return (step[:, trie.path] * _fresh(trie.path)).sum(-1)
+
+
+def _fresh(path: Tensor) -> Tensor:
+    """Where a path (I, L) has a node for the first time: padding repeats the leaf, which counts once."""
+    fresh = torch.ones_like(path, dtype=torch.bool)
+    fresh[:, 1:] = path[:, 1:] != path[:, :-1]
+    return fresh
+
+
+def _family(trie: Trie) -> tuple[Tensor, Tensor, Tensor]:
+    """(nodes, L) the nodes an answer passes down to a node, itself included, -1 after it; (nodes,) how many are above
+    it, the root left out; and all nodes but the root in preorder."""
+    path, fresh = trie.path, _fresh(trie.path)
+    ancestors = path.new_full((len(trie.next), path.shape[1]), -1)
+    depth = path.new_zeros(len(trie.next))
+    for d in range(path.shape[1]):
+        here = path[fresh[:, d]]
+        ancestors[here[:, d], :d + 1] = here[:, :d + 1]
+        depth[here[:, d]] = d
+    rows = path.cpu().numpy()
+    met, first = np.unique(rows[np.lexsort(rows.T[::-1])], return_index=True)
+    return ancestors, depth, torch.from_numpy(met[np.argsort(first)]).to(path.device)
+
+
+@torch.no_grad()
+def beam_recall(ilm: ILM, tasks: RecommendationTasks, *, task: str, users: np.ndarray, beams: int = 10,
+                batch_size: int = 16) -> np.ndarray:
+    """(U',) how much of the true top ten a beam finds: the ten most probable of all items, each item scored.
+
+    Seen prompts, test split, history kept, in the model's own precision.
+    """
+    shares, starts = [], range(0, len(users), batch_size)
+    for start in progress(starts, f"scoring every item, {task}", total=len(starts)):
+        prefill = ilm.prefill(tasks.evaluation_prompts(task, "seen", "test", users[start:start + batch_size]))
+        true = score_all(ilm.llm, prefill, ilm.trie).topk(10).indices
+        found = ilm.search(prefill, beams).items[:, :10]
+        shares.append((true[:, :, None] == found[:, None]).any(2).float().mean(1))
+    return torch.cat(shares).cpu().numpy()
