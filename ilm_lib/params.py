@@ -178,6 +178,9 @@ class Elm24(Section):
     backbone_steps: int = Field(100_000, gt=0)
     backbone_batch_size: int = Field(32, gt=1)
     backbone_lr: PositiveFloat | None = Field(None, description="None: that of the profile's backbone")
+    other_films: str | None = Field(None, description="a MovieLens release with plots (data/films.py), relative to "
+                                                      "ILM_DATA_DIR: its films that are not the profile's teach our "
+                                                      "LLM to read; None: the training films do")
     phase2_steps: int = Field(100_000, gt=0)
     max_new_tokens: int = Field(64, gt=0)
     max_text_tokens: int = Field(96, gt=0)

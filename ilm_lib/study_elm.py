@@ -16,6 +16,7 @@ from ilm_lib.backbone import pretrain, reference
 from ilm_lib.data import DataError, data_dir
 from ilm_lib.data.elm24 import build_elm24
 from ilm_lib.data.elm24_file import load_elm
+from ilm_lib.data.films import PLOTS, other_films, read_films
 from ilm_lib.data.instructions import Teacher
 from ilm_lib.data.teacher_hf import HFTeacher
 from ilm_lib.data.teacher_openai import OpenAITeacher
@@ -37,9 +38,8 @@ def data(params: Params, seed: int, *, build: bool = False) -> Artifact:
     inputs, code = [study.data(params)], ["data.elm24", "data.elm24_words"]
     if e.file:
         path = data_dir() / e.file
-        if not path.is_file():
-            raise DataError(path, None, "is missing", "Set elm24.file to your rows, relative to ILM_DATA_DIR")
-        settings["sha256"], code = sha256(path), ["data.elm24_file"]
+        settings["sha256"] = _digest(path, "Set elm24.file to your rows, relative to ILM_DATA_DIR")
+        code = ["data.elm24_file"]
     else:
         inputs.append(study.embeddings(params, seed, build=build))  # they pick the neighbours
         if e.teacher != "template":  # where a model answers does not matter, which one does
@@ -85,24 +85,44 @@ def load_tasks(params: Params, seed: int) -> elm.ElmTasks:
     return elm.ElmTasks(load_rows(data(params, seed)), study.dataset(params).texts)
 
 
+def reading_tasks(params: Params, seed: int) -> elm.ElmTasks:
+    """What our LLM learns to read and write on: the 24 tasks over other films, where there are, else over the training
+    films. Where it knows a film by heart, its tokens need only name the film, and nothing of it carries over to others.
+    """
+    if params.elm24.other_films is None:
+        return load_tasks(params, seed)
+    films = other_films(read_films(data_dir() / params.elm24.other_films), study.dataset(params).texts)
+    # Nobody here has watched them, so films of like genres are neighbours; chance decides among equals.
+    genres = pd.DataFrame([dict.fromkeys(film["genres"], 1.0) for film in films]).fillna(0.0).to_numpy()
+    genres += np.random.default_rng(0).normal(0, 0.1, genres.shape)
+    return elm.ElmTasks(build_elm24(films, genres, seed=0, test_fraction=params.elm24.test_fraction,
+                                    min_facts=params.elm24.min_facts), films)
+
+
 def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
-    """The LLM of the ELM tasks: ours, pretrained on texts of the training films, or a named one."""
-    rows = data(params, seed, build=build)
-    optim = params.backbone.model_copy(update={"steps": params.elm24.backbone_steps,
-                                               "batch_size": params.elm24.backbone_batch_size,
-                                               "lr": params.elm24.backbone_lr or params.backbone.lr})
-    settings = {"backbone": optim.model_dump(), "seed": seed}
+    """The LLM of the ELM tasks: ours, pretrained on texts of films, or a named one."""
+    seed, e = seed if params.backbone.seed is None else params.backbone.seed, params.elm24
+    optim = params.backbone.model_copy(update={"steps": e.backbone_steps, "batch_size": e.backbone_batch_size,
+                                               "lr": e.backbone_lr or params.backbone.lr})
+    settings, code = {"backbone": optim.model_dump(), "seed": seed}, (*study.BACKBONE_CODE, "elm")
+    if e.other_films is None:
+        inputs = [data(params, seed, build=build)]
+    else:
+        inputs, folder = [study.data(params)], data_dir() / e.other_films
+        remedy = "Set elm24.other_films to a folder that holds it, relative to ILM_DATA_DIR, or leave it out"
+        settings |= {"films": [_digest(folder / name, remedy) for name in ("movies.csv", PLOTS)],
+                     "tasks": e.model_dump(include={"test_fraction", "min_facts"})}
+        code += ("data.films", "data.elm24", "data.elm24_words")
 
     def make(folder: Path) -> None:
         if params.backbone.pretrained:
             return reference(folder, params.backbone.pretrained)
-        tasks = load_tasks(params, seed)
+        tasks = reading_tasks(params, seed)
         tokenizer = train_tokenizer(tasks.corpus(), params.qformer.text_vocab)
         encoder = PromptEncoder(tokenizer, len(tasks.films), 0)
         pretrain(folder, optim, tokenizer, tasks.pretraining_batches(encoder, optim.batch_size, seed), seed=seed)
 
-    return stage("elm_backbone", params.profile, settings, [rows], (*study.BACKBONE_CODE, "elm"),
-                 make if build else None, "05_elm24_eval")
+    return stage("elm_backbone", params.profile, settings, inputs, code, make if build else None, "05_elm24_eval")
 
 
 def phase1(params: Params, seed: int, *, build: bool = False) -> Artifact:
@@ -203,6 +223,12 @@ def result_rows(rows: pd.DataFrame, method: str, seed: int, table: str = "table1
                               ("SC", float(part["SC"].mean()))):
             out.append((table, "ELM24", task, "", "", method, seed, metric, value, len(part)))
     return pd.DataFrame(out, columns=RESULT_COLUMNS)
+
+
+def _digest(path: Path, remedy: str) -> str:
+    if not path.is_file():
+        raise DataError(path, None, "is missing", remedy)
+    return sha256(path)
 
 
 def _own_lengths(params: Params) -> Params:
