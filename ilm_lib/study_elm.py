@@ -94,8 +94,8 @@ def reading_tasks(params: Params, seed: int) -> elm.ElmTasks:
     films = other_films(read_films(data_dir() / params.elm24.other_films), study.dataset(params).texts)
     # Nobody here has watched them, so films of like genres are neighbours; chance decides among equals.
     genres = pd.DataFrame([dict.fromkeys(film["genres"], 1.0) for film in films]).fillna(0.0).to_numpy()
-    genres += np.random.default_rng(0).normal(0, 0.1, genres.shape)
-    return elm.ElmTasks(build_elm24(films, genres, seed=0, test_fraction=params.elm24.test_fraction,
+    near = genres + np.random.default_rng(0).normal(0, 0.1, genres.shape)
+    return elm.ElmTasks(build_elm24(films, near, seed=0, test_fraction=params.elm24.test_fraction,
                                     min_facts=params.elm24.min_facts), films)
 
 
