@@ -24,12 +24,13 @@ TABLE_CSS = """
 .ilm-scroll{overflow-x:auto;margin:1em 0 1.6em}
 .ilm-table{border-collapse:collapse;font-size:.86rem;font-variant-numeric:tabular-nums;line-height:1.4}
 .ilm-table caption{text-align:left;padding:0 0 .5em;font-size:.92rem;font-weight:600;white-space:nowrap}
-.ilm-table th,.ilm-table td{padding:.3em .8em;border:0;border-bottom:1px solid #8883;text-align:right;
+.ilm-table th,.ilm-table td{padding:.3em .7em;border:0;border-bottom:1px solid #8883;text-align:right;
  white-space:nowrap;background:none;vertical-align:top}
+.ilm-table+.ilm-table{margin-top:1em}
 .ilm-table thead th{font-weight:600;vertical-align:bottom}
 .ilm-table thead th[colspan]{text-align:center;border-left:1px solid #8883}
 .ilm-table .text,.ilm-table tbody th{text-align:left!important}
-.ilm-table .wrap{white-space:normal;min-width:7em}.ilm-table .wrap.long{min-width:14em}
+.ilm-table .wrap{white-space:normal;min-width:7em}.ilm-table .wrap.long{min-width:10em}
 .ilm-table tbody th{font-weight:500}
 .ilm-table td.paper{opacity:.68}
 .ilm-table td b{font-weight:700}
@@ -43,7 +44,7 @@ PAGE_CSS = """
 *{box-sizing:border-box}
 body{margin:0;background:#f5f6f8;color:#1d2733;font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,
  "Liberation Sans",sans-serif}
-main{max-width:66rem;margin:0 auto;padding:2.4rem 1.4rem 4rem;background:#fff;min-height:100vh}
+main{max-width:68rem;margin:0 auto;padding:2.4rem 1.4rem 4rem;background:#fff;min-height:100vh}
 h1{font-size:1.75rem;line-height:1.25;margin:0 0 .4em}h2{font-size:1.25rem;margin:2.4em 0 .5em;
  padding-bottom:.3em;border-bottom:2px solid #0072b2}
 p{max-width:46rem}a{color:#005a8e}code{font-size:.9em;background:#eef1f4;padding:.1em .35em;border-radius:3px}
@@ -82,8 +83,36 @@ def html_table(df: pd.DataFrame, caption: str = "", bold: frozenset[tuple[int, i
     """`df` as HTML: merged column heads, numbers to the right, `bold` cells by (row, column) position.
 
     The index is shown only if it says something (it is not a plain count). `df.attrs["note"]`
-    follows the table in small print. Cells of a column "verdict" are coloured.
+    follows the table in small print. Cells of a column "verdict" are coloured. A table too wide
+    for a page goes on below it, between two groups of its merged heads.
     """
+    tables = "".join(
+        _table(df.iloc[:, start:end], "" if start else caption, {(i, j - start) for i, j in bold if start <= j < end})
+        for start, end in _blocks(df)
+    )
+    note = f'<p class="ilm-note">{escape(df.attrs["note"])}</p>' if df.attrs.get("note") else ""
+    return f'<div class="ilm-scroll">{tables}</div>{note}'
+
+
+def _blocks(df: pd.DataFrame, room: int = 125) -> list[tuple[int, int]]:
+    """Where to break the columns (start, end), so that a block has about `room` characters and no group is torn."""
+    if not isinstance(df.columns, pd.MultiIndex):
+        return [(0, df.shape[1])]
+    groups = df.columns.get_level_values(0)
+    starts = [j for j in range(len(groups)) if j == 0 or groups[j] != groups[j - 1]]
+    width = [3 + max(len(str(v)) for v in (df.columns[j][-1], *df.iloc[:, j])) for j in range(len(groups))]
+    blocks = [[0, 0]]
+    used = first = 3 + max(len(str(label)) for label in (df.index.name, *df.index))
+    for start, end in zip(starts, [*starts[1:], len(groups)]):
+        if blocks[-1][1] > blocks[-1][0] and used + sum(width[start:end]) > room:
+            blocks.append([start, start])
+            used = first
+        blocks[-1][1] = end
+        used += sum(width[start:end])
+    return [(start, end) for start, end in blocks]
+
+
+def _table(df: pd.DataFrame, caption: str, bold: set[tuple[int, int]]) -> str:
     labelled = not isinstance(df.index, pd.RangeIndex)
     text = [["" if v is None or v is pd.NA or v != v else str(v) for v in row] for row in df.to_numpy(dtype=object)]
     heads = [c if isinstance(c, tuple) else (c,) for c in df.columns]
@@ -116,12 +145,8 @@ def html_table(df: pd.DataFrame, caption: str = "", bold: frozenset[tuple[int, i
     for i, label in enumerate(df.index):
         first = f"<th>{escape(str(label))}</th>" if labelled else ""
         body += f"<tr>{first}{''.join(cell(i, j) for j in range(len(heads)))}</tr>"
-    note = f'<p class="ilm-note">{escape(df.attrs["note"])}</p>' if df.attrs.get("note") else ""
     caption = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return (
-        f'<div class="ilm-scroll"><table class="ilm-table">{caption}<thead>{head}</thead>'
-        f"<tbody>{body}</tbody></table></div>{note}"
-    )
+    return f'<table class="ilm-table">{caption}<thead>{head}</thead><tbody>{body}</tbody></table>'
 
 
 # --- executed notebooks ---

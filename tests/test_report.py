@@ -230,6 +230,19 @@ def test_site_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert "<code>$5</code>" in page and 'href="index.html"' in page
 
 
+def test_a_wide_table_goes_on_below_between_groups():
+    heads = pd.MultiIndex.from_tuples([(g, m) for g in ("one", "two", "three") for m in ("HR@5", "HR@10")])
+    cells = [[f"0.{j}{i}11 ± 0.0011 and more" for j in range(6)] for i in range(3)]
+    df = pd.DataFrame(cells, index=pd.Index(list("abc"), name="method"), columns=heads)
+    html = site.html_table(df, "A caption", frozenset({(0, 1), (2, 4)}))
+    tables = html.split("<table")[1:]
+    assert [re.findall(r'<th colspan="2"[^>]*>(\w+)', t) for t in tables] == [["one", "two"], ["three"]]
+    assert html.count("A caption") == 1 and all(">method<" in t and t.count("<tr>") == 5 for t in tables)
+    assert re.findall(r"<b>([^<]+)</b>", tables[0]) == [cells[0][1]]
+    assert re.findall(r"<b>([^<]+)</b>", tables[1]) == [cells[2][4]]
+    assert site.html_table(df.iloc[:, :2]).count("<table") == 1 == site.html_table(df["one"]).count("<table")
+
+
 def test_pages_of_a_folder_share_their_style_sheet(tmp_path):
     sheet, html = tmp_path / "notebook.css", "<style>{}</style><style>p{{}}</style><p>{}</p>"
     for name, css in (("a", "a{}" * 2000), ("b", "a{}" * 2000), ("c", "b{}" * 2000)):  # c: another version's
