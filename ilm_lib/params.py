@@ -182,6 +182,7 @@ class Elm24(Section):
                                                       "ILM_DATA_DIR: its films that are not the profile's teach our "
                                                       "LLM to read; None: the training films do")
     phase2_steps: int = Field(100_000, gt=0)
+    mlp_n: bool = Field(False, description="train the MLP with as many tokens as the Q-Former, too (MLP-N)")
     max_new_tokens: int = Field(64, gt=0)
     max_text_tokens: int = Field(96, gt=0)
     sentence_encoder: str | None = Field(None, description="any sentence-transformers name; None: the packaged one")

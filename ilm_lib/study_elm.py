@@ -138,8 +138,14 @@ def phase1(params: Params, seed: int, *, build: bool = False) -> Artifact:
                  (*study.PHASE1_CODE, "elm"), make if build else None, "05_elm24_eval")
 
 
-# What the numbers mean: an LLM that knows nothing of the film, and one that may read about it.
-ANCHORS = {"Film-blind": "ILM-rand", "Title-in-text": "OpenP5-R"}  # and the method each is a case of
+# What the numbers mean: an MLP with as many tokens as the Q-Former, an LLM that knows nothing of the film, and one that
+# may read about it; and the method each is a case of.
+ANCHORS = {"MLP-N": "MLP", "Film-blind": "ILM-rand", "Title-in-text": "OpenP5-R"}
+
+
+def anchors(params: Params) -> list[str]:
+    """The anchors of a profile."""
+    return [a for a in ANCHORS if a != "MLP-N" or params.elm24.mlp_n]
 
 
 def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
@@ -153,6 +159,8 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
     kind = ANCHORS.get(method, method)
     aligned = phase1(params, seed, build=build) if METHODS[kind].phase1 else None
     params = _own_lengths(params)
+    if method == "MLP-N":
+        params = params.with_(**{"phase2.mlp_tokens": params.qformer.num_query_tokens})
     settings = {"phase2": params.phase2.model_dump(), "elm24": params.elm24.evaluated, "method": method,
                 "precision": params.evaluation.precision,
                 "qformer": params.qformer.model_dump(), "seed": seed}
