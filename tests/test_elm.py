@@ -1,10 +1,12 @@
 """The ELM-24 tasks as prompts, likelihoods and texts, with a tiny model."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from ilm_lib import elm
+from ilm_lib import elm, load_params, study, study_elm
 from ilm_lib.probes import rank_agreement
 from ilm_lib.prompts import Item
 
@@ -81,3 +83,21 @@ def test_rank_agreement():
     assert abs(rank_agreement(rng.normal(size=(60, 5)), cf)) < 0.1
     near = cf + rng.normal(size=(60, 5))
     assert 0.2 < rank_agreement(near, cf) < 0.9
+
+
+def test_mlp_n_is_the_mlp_with_the_tokens_of_the_qformer(tmp_path, monkeypatch):
+    monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path))
+    params = load_params("toy").with_(**{
+        "data.num_items": 80, "data.num_users": 90, "embeddings.dim": 4, "qformer.num_query_tokens": 3,
+        "backbone.layers": 1, "backbone.width": 16, "backbone.heads": 2, "elm24.backbone_steps": 1,
+        "elm24.phase2_steps": 1, "elm24.rows_per_task": 1, "elm24.max_new_tokens": 1, "elm24.mlp_n": True,
+        "phase2.batch_size": 2})
+    assert study_elm.anchors(params) == ["MLP-N", "Film-blind", "Title-in-text"]
+    assert study_elm.anchors(load_params("toy")) == ["Film-blind", "Title-in-text"]
+    study.data(params, build=True)
+    tokens = {}
+    for method in ("MLP", "MLP-N"):
+        trained = study_elm.evaluation(params, 0, method, build=True)
+        tokens[method] = json.loads(trained("encoder.json").read_text())["config"]["num_tokens"]
+        assert len(study_elm.scored(trained)) == 24
+    assert tokens == {"MLP": 1, "MLP-N": 3}
