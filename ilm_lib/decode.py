@@ -124,34 +124,6 @@ def beam_search(llm: PreTrainedModel, prefill: Prefill, *, beams: int, eos_id: i
     return Beams(torch.where(found[..., None], done_tokens, -1), done_scores, items)
 
 
-@torch.no_grad()
-def score_all(llm: PreTrainedModel, prefill: Prefill, trie: Trie) -> Tensor:
-    """(B, I) log probability of every item's answer: the ranking that beam search approximates.
-
-    All nodes of the trie are read side by side in one pass, so the time grows with their number, and the
-    memory with its square: for catalogues of thousands of items, or samples of users.
-
-    Raises:
-        ValueError: the LLM cannot read the tree mask this needs.
-    """
-    reader = new_reader(llm, prefill, trie.path.shape[1])
-    if not isinstance(reader, Tree):
-        raise ValueError(f"{type(llm).__name__} takes no 4-D attention mask: rank with beam_search")
-    B = len(prefill.logits)
-    parent, column, depth, above = trie.layout  # of all nodes; node 0 is the root
-    inner = (trie.next >= 0).any(1).nonzero()[1:, 0]  # nodes the LLM reads: neither root nor leaf
-    read = reader.forward(trie.tokens[column[inner]].expand(B, -1), above[inner][:, inner].expand(B, -1, -1),
-                          depth[inner] - 1)
-    logits = torch.cat([prefill.logits[:, None], read], 1).float()  # (B, 1 + inner, V)
-    place = torch.zeros(len(parent), dtype=torch.long, device=parent.device)
-    place[inner] = 1 + torch.arange(len(inner), device=parent.device)
-    logp = logits[..., trie.tokens] - logits.logsumexp(-1, keepdim=True)
-    step = logp[:, place[parent], column]  # (B, nodes)
-    fresh = torch.ones_like(trie.path, dtype=torch.bool)  # (I, L); padding repeats the leaf, which counts once
-    fresh[:, 1:] = trie.path[:, 1:] != trie.path[:, :-1]
-    return (step[:, trie.path] * fresh).sum(-1)
-
-
 def new_reader(llm: PreTrainedModel, prefill: Prefill, ahead: int) -> "Tree | Rows":
     """The reader for answers of up to `ahead` tokens."""
     return (Tree if takes_4d_mask(llm, prefill.mask.shape[1] + ahead) else Rows)(llm, prefill)

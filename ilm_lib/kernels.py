@@ -7,7 +7,6 @@ entities, K beams, I items, C distinct tokens in the trie.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Sequence
 
 import torch
@@ -152,26 +151,6 @@ class Trie:
         widths = [1] + [sum(len(table[n]) > 0 for n in set(path[:, d].tolist())) for d in range(longest)]
         tensors = (t.to(device) for t in (torch.tensor(tokens), next_node, item, path, below))
         return cls(*tensors, tuple(answers[0][:stem]), tuple(widths))
-
-    @cached_property
-    def layout(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of every node: its parent, its column, its depth, (nodes,) each, and (nodes, nodes) bool: which nodes
-        its answer passes, itself included. The root is its own parent at depth 0. Kept, because
-        `score_all` asks for it with every batch."""
-        nodes, device = len(self.next), self.next.device
-        parent = torch.zeros(nodes, dtype=torch.long, device=device)
-        column, depth = parent.clone(), parent.clone()
-        above, child = (self.next >= 0).nonzero(as_tuple=True)
-        parent[self.next[above, child]], column[self.next[above, child]] = above, child
-        passes = torch.eye(nodes, dtype=torch.bool, device=device)
-        at = parent
-        while bool(at.any()):
-            passes[torch.arange(nodes, device=device), at] = True
-            depth += at > 0
-            at = parent[at]
-        passes[:, 0] = True
-        depth[1:] += 1
-        return parent, column, depth, passes
 
     def allowed(self, banned: Tensor | None, batch: int) -> Tensor:
         """(B, nodes) bool: the node leads to an item the row may still be recommended.

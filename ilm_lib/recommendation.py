@@ -12,7 +12,6 @@ import torch
 
 from ilm_lib.data import Dataset
 from ilm_lib.data.templates import Template, select
-from ilm_lib.decode import score_all
 from ilm_lib.indexing import Indexing
 from ilm_lib.metrics import ranking_metrics
 from ilm_lib.model import ILM, Catalogue
@@ -117,22 +116,6 @@ def rank(ilm: ILM, tasks: RecommendationTasks, *, task: str, prompt: str, split:
                 out[history].append(items)
     inverse = np.argsort(order)
     return {h: np.concatenate(parts)[inverse] for h, parts in out.items()}
-
-
-@torch.no_grad()
-def beam_recall(ilm: ILM, tasks: RecommendationTasks, *, task: str, users: np.ndarray, beams: int = 10,
-                ) -> np.ndarray:
-    """(U',) how much of the true top ten a beam finds: the ten most probable of all items, each item scored.
-
-    Seen prompts, test split, history kept, in the model's own precision.
-    """
-    shares, batch_size = [], max(1, 10_000_000 // len(ilm.trie.next)**2)  # the mask of `score_all` is nodes x nodes
-    for start in range(0, len(users), batch_size):
-        prefill = ilm.prefill(tasks.evaluation_prompts(task, "seen", "test", users[start:start + batch_size]))
-        true = score_all(ilm.llm, prefill, ilm.trie).topk(10).indices
-        found = ilm.search(prefill, beams).items[:, :10]
-        shares.append((true[:, :, None] == found[:, None]).any(2).float().mean(1))
-    return torch.cat(shares).cpu().numpy()
 
 
 def dev_metrics(ilm: ILM, tasks: RecommendationTasks, users: np.ndarray, **kwargs) -> dict[str, float]:
