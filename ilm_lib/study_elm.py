@@ -151,9 +151,9 @@ def anchors(params: Params) -> list[str]:
 def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
     """Phase 2 on the 24 tasks, then log likelihood and texts for the test films; with `build` what comes before, too.
 
-    The anchor Film-blind trains ILM-rand with every film's embedding replaced by their mean. Title-in-text trains
-    nothing: the frozen LLM reads the film in the prompt, by its title or, where the LLM is ours and has read of no test
-    film, by all that is on record of it.
+    The anchor MLP-N trains the MLP with as many tokens as the Q-Former has, Film-blind trains ILM-rand with every film's
+    embedding replaced by their mean. Title-in-text trains nothing: the frozen LLM reads the film in the prompt, by its
+    title or, where the LLM is ours and has read of no test film, by all that is on record of it.
     """
     cf, rows, llm = (make(params, seed, build=build) for make in (study.embeddings, data, backbone))
     kind = ANCHORS.get(method, method)
