@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ilm_lib.decode import Prefill, Tree, new_reader
+from ilm_lib.decode import Prefill, Tree
 from ilm_lib.kernels import Trie
+from ilm_lib.masks import takes_4d_mask
 from ilm_lib.model import ILM
 from ilm_lib.progress import progress
 from ilm_lib.recommendation import RecommendationTasks
@@ -19,16 +20,18 @@ def score_all(llm: PreTrainedModel, prefill: Prefill, trie: Trie, *, width: int 
     """(B, I) log probability of every item's answer.
 
     Nodes of the trie are read side by side, `width` of them in a pass, in preorder: a node's ancestors are then in its
-    own pass or above its pass's first node, and those few are read again. Time grows with the catalogue, memory does not.
+    own pass or above its pass's first node, and those few are read again. Time and memory grow with the catalogue, not
+    with its square.
 
     Raises:
         ValueError: the LLM cannot read the tree mask this needs.
     """
-    if not isinstance(new_reader(llm, prefill, trie.path.shape[1]), Tree):
+    if not takes_4d_mask(llm, prefill.mask.shape[1] + trie.path.shape[1]):
         raise ValueError(f"{type(llm).__name__} takes no 4-D attention mask: rank with beam_search")
     ancestors, depth, preorder = _family(trie)
     inner = preorder[(trie.next[preorder] >= 0).any(1)]  # nodes the LLM reads: neither root nor leaf
-    step = prefill.logits.new_zeros(len(prefill.logits), len(trie.next), dtype=torch.float)  # log p given the parent
+    B = len(prefill.logits)
+    step = prefill.logits.new_zeros(B, len(trie.next), dtype=torch.float)  # log p of a node given its parent
 
     def write(nodes: Tensor, logits: Tensor) -> None:
         """Logits (B, n, V) after n nodes, to their children."""
@@ -44,7 +47,6 @@ def score_all(llm: PreTrainedModel, prefill: Prefill, trie: Trie, *, width: int 
         above = ancestors[own[0], :depth[own[0]]]
         nodes = torch.cat([above, own])
         seen = ancestors[nodes][:, depth[nodes]] == nodes  # (n, n): is each of them on the other's way
-        B = len(step)
         logits = Tree(llm, prefill).forward(token[nodes].expand(B, -1), seen.expand(B, -1, -1), depth[nodes])
         write(own, logits[:, len(above):])
     return (step[:, trie.path] * _fresh(trie.path)).sum(-1)
