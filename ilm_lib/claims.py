@@ -14,6 +14,7 @@ from ilm_lib.ledger import Claim, verdict
 from ilm_lib.metrics import PairedDifference, holm, paired_bootstrap
 from ilm_lib.paper import PAPER, PAPER_TABLE2, RANKING_METRICS, table2_counts
 from ilm_lib.params import METHODS, Params
+from ilm_lib.recommendation import TASKS
 
 RULES = """
 * A difference is *ours minus theirs*, averaged over seeds and over the two tasks of a user; its interval and two-sided
@@ -60,6 +61,30 @@ def cells_table(table: pd.DataFrame) -> pd.DataFrame:
     order = table[["baseline", "prompt"]].drop_duplicates().sort_values("prompt", kind="stable")
     wide = wide.loc[pd.MultiIndex.from_frame(order), list(RANKING_METRICS)]
     return wide.add_prefix("Δ ").reset_index()  # no metric's name: `show` would mark the best of a column
+
+
+def gain_by_reading(params: Params, *, build: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Results over LLMs that were frozen earlier or later (`ablations.backbone_steps`), with the profile's seed alone.
+
+    Returns:
+        rows of `results.csv`, table "prompts read"; and ILM against OpenP5-R: a row a task, history rule and number of
+        prompts a user, columns task, history, prompts, OpenP5-R, ILM, diff, low, high, p (HR@10, bootstrap over users).
+    """
+    params, rows, tests = params.with_(seeds=(params.seed,)), [], []
+    for steps in params.ablations.backbone_steps:
+        other = study_openp5.with_backbone_steps(params, steps)
+        read = study_openp5.prompts_read(other)
+        for m in [m for m in ("OpenP5-R", "MLP", "ILM") if m in params.methods]:
+            found = study_openp5.result_rows(other, study_openp5.evaluation(other, params.seed, m, build=build), m,
+                                             params.seed, "prompts read")
+            found = found[(found["prompt"] == "seen") & found["task"].isin(TASKS)]
+            rows.append(found.assign(task=found["task"] + f", {read} a user"))
+        for task in TASKS:
+            for history in params.evaluation.histories:
+                theirs, ours = (study_openp5.by_user(other, m, "seen", history, task)["HR@10"] for m in ("OpenP5-R", "ILM"))
+                tests.append((task, history, read, theirs.mean(), ours.mean(), *paired_bootstrap(ours, theirs)))
+    columns = ["task", "history", "prompts", "OpenP5-R", "ILM", "diff", "low", "high", "p"]
+    return pd.concat(rows), pd.DataFrame(tests, columns=columns).sort_values(columns[:3], ignore_index=True)
 
 
 def ledger(params: Params) -> list[Claim]:

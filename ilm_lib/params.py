@@ -105,6 +105,8 @@ class QFormerParams(Section):
     heads: int = Field(12, gt=0)
     cross_attention_frequency: int = Field(2, gt=0, description="cross attention in every n-th layer")
     cf_keys: int = Field(1, gt=0, description="keys a CF vector is spread over for cross attention (design, reading 3)")
+    contrast_dim: int | None = Field(256, gt=0, description="where contrasts compare: BLIP-2's projections of the outputs "
+                                                            "to that size; None: outputs as they are, equations 1 to 4")
     text_vocab: int = Field(8000, gt=300, description="BPE size when the text tower starts from scratch")
     text_tower: str | None = Field(None, description="folder of a BERT-family checkpoint, 'minilm', or None")
     max_text_tokens: int = Field(64, gt=4)
@@ -215,6 +217,7 @@ class Elm24(Section):
 # What the paper leaves open (design, section 6), each changed alone and measured on dev by notebook 09.
 READINGS: dict[str, dict[str, Any]] = {
     "query chosen by the positive pair": {"phase1.query_selection": "positive"},
+    "outputs compared as they are": {"qformer.contrast_dim": None},
     "four keys of the CF vector": {"qformer.cf_keys": 4},
     "text temperature 0.02": {"phase1.temperature_text": 0.02},
     "text temperature 0.2": {"phase1.temperature_text": 0.2},
@@ -231,6 +234,7 @@ READINGS: dict[str, dict[str, Any]] = {
 class Ablations(Section):
     max_users: int | None = Field(None, description="a seeded sample of the test users; None: all")
     query_tokens: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    backbone_steps: tuple[int, ...] = Field((), description="how long our LLM reads before it is frozen; empty: left out")
     readings: dict[str, dict[str, Any]] = Field(READINGS, description="name: dotted keys to change")
     seeds: int = Field(2, gt=0, description="seeds of embeddings and adapter")
     phase1_steps: int = Field(40_000, gt=0)

@@ -2,8 +2,8 @@
 
 `python -m ilm_lib.report PROFILE` renders `reports/PROFILE/index.html` from the executed
 notebooks and the results in `runs/PROFILE`, so that a report never mixes two runs. What notebooks
-need of the files beside this one (`ledger`: results and claims; `figures`: plots) can be imported
-from here as well.
+need of the files beside this one (`ledger`: results and claims; `figures`, `result_figures`: plots;
+`style`: their look) can be imported from here as well.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ from IPython.display import HTML
 
 from ilm_lib.artifacts import peak_memory_gib
 from ilm_lib.figures import (  # noqa: F401 (public here too)
-    MARKERS, PALETTE, order_tasks, plot_elm_tasks, plot_item_map, plot_long_tail, plot_loss_gap, plot_losses,
-    plot_metric_by_method, plot_query_similarity, plot_query_tokens, plot_readings, plot_sequence_lengths, plot_speed,
-    save_figure, select, summarise, use_style,
+    plot_item_map, plot_long_tail, plot_loss_gap, plot_losses, plot_query_similarity, plot_sequence_lengths,
 )  # fmt: skip
 from ilm_lib.ledger import (  # noqa: F401
     CLAIM_COLUMNS, VERDICTS, Claim, check_results, read_claims, read_results, verdict, write_claims, write_results,
@@ -41,7 +39,12 @@ from ilm_lib.ledger import (  # noqa: F401
 from ilm_lib.metrics import mean_se  # noqa: F401
 from ilm_lib.paper import LOWER_IS_BETTER, METHODS, METRICS, PAPER, PAPER_SE, PUBLISHED_ML100K, RESULT_COLUMNS
 from ilm_lib.params import ROOT, reports_dir, runs_dir
+from ilm_lib.result_figures import (  # noqa: F401
+    order_tasks, plot_elm_tasks, plot_metric_by_method, plot_prompts_read, plot_query_tokens, plot_readings, plot_speed,
+    select, summarise,
+)  # fmt: skip
 from ilm_lib.site import TABLE_CSS, html_table, notebook_page, page, verdict_badge, write_page
+from ilm_lib.style import MARKERS, PALETTE, save_figure, use_style  # noqa: F401
 
 _SAME = [c for c in RESULT_COLUMNS if c not in ("seed", "value", "n")]
 _CAPTIONS = {

@@ -114,6 +114,19 @@ def with_tokens(params: Params, tokens: int) -> Params:
     return variant(params, **{"qformer.num_query_tokens": tokens, "phase2.mlp_tokens": tokens})
 
 
+def with_backbone_steps(params: Params, steps: int) -> Params:
+    """The profile over an LLM that was trained that long before it was frozen; the profile itself where it is its own."""
+    if steps == params.backbone.steps:
+        return params
+    return params.with_(**{"backbone.steps": steps, "evaluation.prompts": ("seen",)})
+
+
+def prompts_read(params: Params) -> int:
+    """How many prompts about a user, of both tasks, our LLM reads in its training, on average."""
+    b = params.backbone
+    return round(b.steps * b.accumulate * b.batch_size / study.dataset(params).num_users)
+
+
 def dev_score(params: Params, seed: int, method: str, *, build: bool = False) -> dict[str, float]:
     """What a run is chosen by, and what phase 1 says of it on held-out pairs.
 

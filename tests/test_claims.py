@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from ilm_lib import claims, study, study_elm, study_openp5
-from ilm_lib.paper import RANKING_METRICS
+from ilm_lib.paper import RANKING_METRICS, RESULT_COLUMNS
 from ilm_lib.params import load_params
+from ilm_lib.recommendation import TASKS
 
 USERS = 3000
 
@@ -91,6 +92,35 @@ def test_what_no_run_bears_on_is_not_tested(params, planted):
     found = verdicts(few)
     assert sum(v == "not tested" for v in found.values()) == 6
     assert "ILM beats the MLP adapter" not in found
+
+
+def test_the_gain_is_followed_over_what_the_llm_has_read(params, monkeypatch):
+    params = params.with_(**{"ablations.backbone_steps": (1600, 400), "evaluation.histories": ("kept",)})
+    assert params.backbone.steps == 1600
+
+    def rate(params, method, task):
+        return 0.1 + 0.1 * (method == "ILM" and params.backbone.steps == 400 and task == "straightforward")
+
+    def by_user(params, method, prompt, history, task, *, build=False):
+        luck = np.random.default_rng(0).random(USERS)
+        return {"HR@10": (luck < rate(params, method, task)).astype(float)}
+
+    def rows(params, artifact, method, seed, table):
+        return pd.DataFrame([(table, "ML1M", task, prompt, "kept", method, seed, "HR@10", rate(params, method, task), 9)
+                             for task in ("sequential", "straightforward", "both") for prompt in ("seen", "unseen")],
+                            columns=RESULT_COLUMNS)
+
+    monkeypatch.setattr(study, "dataset", lambda params: SimpleNamespace(num_users=800))
+    monkeypatch.setattr(study_openp5, "evaluation", lambda *args, build: None)
+    monkeypatch.setattr(study_openp5, "by_user", by_user)
+    monkeypatch.setattr(study_openp5, "result_rows", rows)
+    results, gains = claims.gain_by_reading(params)
+    assert len(results) == 2 * 3 * 2 and set(results["seed"]) == {0}
+    assert set(results["task"]) == {f"{task}, {n} a user" for task in TASKS for n in (8, 32)}  # 16 prompts a step
+    assert gains[["task", "prompts"]].values.tolist() == [[t, n] for t in TASKS for n in (8, 32)]
+    assert gains["diff"].round(1).tolist() == [0, 0, 0.1, 0] and (gains["p"] < 0.05).tolist() == [False, False, True, False]
+    assert study_openp5.with_backbone_steps(params, 1600) is params
+    assert study_openp5.with_backbone_steps(params, 400).evaluation.prompts == ("seen",)
 
 
 @pytest.fixture

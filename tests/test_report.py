@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from ilm_lib import figures, ledger, report, site
+from ilm_lib import figures, ledger, report, result_figures, site, style
 from ilm_lib.ledger import Claim, write_claims, write_results
 from ilm_lib.paper import ELM_TASKS, METHODS, RESULT_COLUMNS
 
@@ -129,8 +129,8 @@ def synthetic() -> pd.DataFrame:
 
 
 def test_palette_covers_all_methods_without_repeats():
-    assert set(figures.PALETTE) == set(METHODS) == set(figures.MARKERS)
-    assert len(set(figures.PALETTE.values())) == len(set(figures.MARKERS.values())) == len(METHODS)
+    assert set(style.PALETTE) == set(METHODS) == set(style.MARKERS)
+    assert len(set(style.PALETTE.values())) == len(set(style.MARKERS.values())) == len(METHODS)
 
 
 def test_figures_have_titles_labels_and_legends(tmp_path):
@@ -139,18 +139,22 @@ def test_figures_have_titles_labels_and_legends(tmp_path):
     losses["split"] = ["train", "train", "heldout", "heldout"]
     readings = pd.DataFrame([(r, s, 0.1 + s) for r in ("as it is", "other") for s in (0, 1)],
                             columns=["reading", "seed", "dev NDCG@10"])
+    read = pd.concat([results[results["table"] == "figure3"].assign(
+        table="prompts read", task=results["task"].str.replace("N=", f"{task}, ") + " a user")
+        for task in ("sequential", "straightforward")])
     drawn = {
         "tail": figures.plot_long_tail([9, 5, 1, 1]),
         "lengths": figures.plot_sequence_lengths([3, 5, 400]),
         "map": figures.plot_item_map(np.random.default_rng(0).random((12, 2)), list("abcdefghijkl"), "Map"),
         "losses": figures.plot_losses(losses),
         "queries": figures.plot_query_similarity(eye),
-        "methods": figures.plot_metric_by_method(results, "HR@10", table="table3"),
-        "tokens": figures.plot_query_tokens(results),
-        "elm": figures.plot_elm_tasks(results, "SC"),
+        "methods": result_figures.plot_metric_by_method(results, "HR@10", table="table3"),
+        "tokens": result_figures.plot_query_tokens(results),
+        "read": result_figures.plot_prompts_read(read),
+        "elm": result_figures.plot_elm_tasks(results, "SC"),
         "gap": figures.plot_loss_gap(
             pd.concat([losses.assign(method=m, seed=s) for m in ("ILM", "MLP") for s in (0, 1)])),
-        "readings": figures.plot_readings(readings, "dev NDCG@10", chosen="as it is"),
+        "readings": result_figures.plot_readings(readings, "dev NDCG@10", chosen="as it is"),
     }
     for name, fig in drawn.items():
         ax = fig.axes[0]
@@ -161,18 +165,19 @@ def test_figures_have_titles_labels_and_legends(tmp_path):
         assert path.suffix == ".png" and path.stat().st_size < 150_000
     assert [t.get_text() for t in drawn["map"].legends[0].get_texts()][0] == "other (4)"
     assert "off the diagonal 0.00" in drawn["queries"].axes[0].get_title(loc="left")
+    assert [ax.get_title(loc="left") for ax in drawn["read"].axes] == ["sequential", "straightforward"]
     assert [t.get_text() for t in drawn["tokens"].axes[0].get_legend().get_texts()] == ["MLP", "ILM"]
 
 
 def test_figures_never_mix_history_rules():
     results = pd.concat([synthetic(), synthetic().query("metric == 'HR@10'").assign(history="excluded")])
     with pytest.raises(ValueError, match="choose one history"):
-        figures.plot_metric_by_method(results, "HR@10", table="table3")
-    figures.plot_metric_by_method(results, "HR@10", table="table3", history="excluded")
+        result_figures.plot_metric_by_method(results, "HR@10", table="table3")
+    result_figures.plot_metric_by_method(results, "HR@10", table="table3", history="excluded")
 
 
 def test_summary_errors():
-    out = figures.summarise(ledger.check_results(frame(row(value=0.1), row(value=0.3, seed=1)))).iloc[0]
+    out = result_figures.summarise(ledger.check_results(frame(row(value=0.1), row(value=0.3, seed=1)))).iloc[0]
     assert (out["mean"], out["seeds"]) == (pytest.approx(0.2), 2) and out["se"] == pytest.approx(0.1)
     assert math.isnan(report.mean_se([1.0])[1])
 
@@ -281,7 +286,7 @@ def test_usage():
 
 def test_speed_has_a_point_and_a_target_for_every_case():
     rows = pd.DataFrame({"case": ["a one", "b two"], "ratio": [20.0, 0.9], "target": [10.0, 0.85], "device": "CPU"})
-    (ax,) = figures.plot_speed(rows).axes
+    (ax,) = result_figures.plot_speed(rows).axes
     assert [t.get_text() for t in ax.get_yticklabels()] == ["b two", "a one"]
     points, targets = ax.lines
     assert points.get_xdata().tolist() == [20, 0.9] and targets.get_xdata().tolist() == [10, 0.85]
