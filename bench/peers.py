@@ -18,7 +18,8 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from ilm_lib import objectives as o
 from ilm_lib.qformer import QFormer
 
-SHARED = ("item_in", "word", "position", "lm_transform", "lm_norm", "match_head")  # modules that both have alike
+# Modules that both have alike.
+SHARED = ("item_in", "word", "position", "lm_transform", "lm_norm", "match_head", "query_proj", "text_proj")
 Draw = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
@@ -72,7 +73,7 @@ class PeerQFormer(nn.Module):
         mask = ids != pad
         N = self.query_tokens.shape[1]
         queries, text = self.run(cf, None, None), self.run(None, ids, mask)
-        loss, similarity = o.itc_loss(queries, text[:, 0], entity, temperature, "best")
+        loss, similarity = o.itc_loss(self.query_proj(queries), self.text_proj(text[:, 0]), entity, temperature, "best")
         text, item = (draw or negatives)(similarity, entity, temperature)
         joint = self.run(torch.cat([cf, cf, cf[item]]), torch.cat([ids, ids[text], ids]),
                          torch.cat([mask, mask[text], mask]))

@@ -49,10 +49,10 @@ class QFormerEncoder(ItemEncoder):
         return self.out(self.qformer.queries(cf))
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """The query tower and the projection; the text tower has no part in phase 2."""
-        text_only = ("word", "position", "lm_", "match_head", "text_ffn")
+        """The query tower and the projection to the LLM; the text tower and the heads of phase 1 have no part in it."""
+        phase1_only = ("word", "position", "lm_", "match_head", "text_ffn", "query_proj", "text_proj")
         return [p for name, p in self.named_parameters()
-                if not any(part.startswith(text_only) for part in name.split("."))]
+                if not any(part.startswith(phase1_only) for part in name.split("."))]
 
 
 class MLPEncoder(ItemEncoder):

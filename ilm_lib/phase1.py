@@ -169,15 +169,15 @@ def losses(model: QFormer, batch: Mapping[str, Tensor], params: Phase1, wanted: 
     Args: batch: of `Batches`; "targets", the flat positions of ITG's targets in ids[:, 1:], may be left out.
     """
     if "kind" in batch:
-        a, b = model.queries(torch.cat([batch["cf_a"], batch["cf_b"]])).chunk(2)
+        a, b = model.query_proj(model.queries(torch.cat([batch["cf_a"], batch["cf_b"]]))).chunk(2)
         return {batch["kind"]: o.interaction_loss(a, b, batch["ids_a"], batch["ids_b"], params.temperature_interaction,
                                                   params.query_selection, params.center)}
     out, cf, ids, entity = {}, batch["cf"], batch["ids"], batch["entity"]
     mask = ids != codec.pad
     queries, memory = model.encode(cf)
     if "itc" in wanted or "itm" in wanted:
-        loss, similarity = o.itc_loss(queries, model.cls(ids, mask), entity, params.temperature_text,
-                                      params.query_selection)
+        loss, similarity = o.itc_loss(model.query_proj(queries), model.text_proj(model.cls(ids, mask)), entity,
+                                      params.temperature_text, params.query_selection)
         if "itc" in wanted:
             out["itc"] = loss
         if "itm" in wanted:
@@ -248,7 +248,8 @@ def heldout(model: QFormer, data: Batches, params: Phase1, wanted: Sequence[Loss
     queries = model.queries(text["cf"].to(place))
     if "itc" in wanted:
         ids = text["ids"].to(place)
-        similarity = o.pair_similarity(queries, model.cls(ids, ids != codec.pad)[:, None], "best")
+        text_side = model.text_proj(model.cls(ids, ids != codec.pad))
+        similarity = o.pair_similarity(model.query_proj(queries), text_side[:, None], "best")
         rank = (similarity > similarity.diagonal()[:, None]).sum(1)
         values |= {"recall@1": float((rank < 1).float().mean()), "recall@10": float((rank < 10).float().mean())}
     if model.num_query_tokens > 1:

@@ -124,6 +124,9 @@ class QFormer(nn.Module):
         self.lm_transform, self.lm_norm = nn.Linear(D, D), nn.LayerNorm(D, eps=1e-12)
         self.lm_bias = nn.Parameter(torch.zeros(vocab_size))
         self.match_head = nn.Linear(D, 2)
+        # Compared as they are, all queries turn to where the text is, and the LLM is left with one token for N.
+        project = lambda: nn.Linear(D, params.contrast_dim) if params.contrast_dim else nn.Identity()
+        self.query_proj, self.text_proj = project(), project()
         for module in self.modules():
             # BERT's 0.02 belongs to its width of 768; a narrower stack would start with its branches asleep.
             if isinstance(module, (nn.Linear, nn.Embedding)):

@@ -46,7 +46,7 @@ def tiny_llm(kind, vocab, *, seed=0, spread=0.3, bos=1, eos=2):
 
 
 def tiny_qformer(vocab=50, *, cf_dim=CF, seed=0, **changes):
-    sizes = dict(num_query_tokens=3, layers=2, width=16, heads=2, text_vocab=400, max_text_tokens=12)
+    sizes = dict(num_query_tokens=3, layers=2, width=16, heads=2, contrast_dim=8, text_vocab=400, max_text_tokens=12)
     torch.manual_seed(seed)
     return QFormer(QFormerParams(**{**sizes, **changes}), cf_dim, vocab).eval()
 

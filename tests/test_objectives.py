@@ -217,6 +217,19 @@ def test_generation_starts_with_its_own_token_and_is_told_the_text_so_far():
     torch.testing.assert_close(losses(model, drawn, Phase1(**PHASE1), ("itg",), codec), got)
 
 
+@pytest.mark.parametrize("size", [4, None])
+def test_interactions_are_compared_through_the_projection(new_qformer, size):
+    model, (a, b) = new_qformer(contrast_dim=size, cf_dim=16), torch.randn(2, 6, 16)
+    ids, params = torch.arange(6), Phase1(**PHASE1)
+    got = losses(model, {"cf_a": a, "cf_b": b, "ids_a": ids, "ids_b": ids + 6, "kind": "ui"}, params, ("ui",), None)
+    sides = model.queries(torch.cat([a, b]))
+    if size:
+        sides = F.linear(sides, model.query_proj.weight, model.query_proj.bias)
+        assert sides.shape[-1] == size
+    wanted = o.interaction_loss(*sides.chunk(2), ids, ids + 6, params.temperature_interaction, "best", params.center)
+    torch.testing.assert_close(got["ui"], wanted)
+
+
 def test_texts_are_cut_to_the_towers_length():
     codec = TextCodec.build(QFormerParams(**SMALL), planted(False)[0].texts)
     ids = codec.encode(["red quiet old sea " * 9, "red"])

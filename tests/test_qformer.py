@@ -73,7 +73,8 @@ def test_keys_of_an_item_are_chosen_by_queries(new_qformer, inputs):
     assert all(float(g.abs().max()) > 1e-6 for g in gradients)
 
 
-SIZES = [dict(layers=1), dict(layers=2), dict(layers=4), dict(layers=3, cross_attention_frequency=1)]
+SIZES = [dict(layers=1), dict(layers=2), dict(layers=4), dict(layers=3, cross_attention_frequency=1),
+         dict(contrast_dim=None)]
 
 
 def away_from_the_start(model):
