@@ -10,6 +10,7 @@ from typing import Callable, Literal, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
 from ilm_lib.model import ILM
 from ilm_lib.phase1 import Pairs
@@ -97,10 +98,12 @@ def film_card(film: dict, rng: np.random.Generator | None = None, keep: float = 
 
 @torch.no_grad()
 def evaluate(ilm: ILM, tasks: ElmTasks, rows: pd.DataFrame, *, max_new_tokens: int, batch_size: int = 64,
-             in_text: Literal["title", "card"] | None = None) -> pd.DataFrame:
+             no_repeat_ngram: int = 0, in_text: Literal["title", "card"] | None = None) -> pd.DataFrame:
     """Log likelihood of the targets and greedy texts.
 
-    Args: rows: test rows of `tasks`. in_text: as in `ElmTasks.prompt`.
+    Args:
+        rows: test rows of `tasks`. in_text: as in `ElmTasks.prompt`.
+        no_repeat_ngram: no answer says so many tokens in a row twice; 0 lets it.
 
     Returns:
         `rows` with columns nll (nats, summed over the target's tokens), tokens, generated.
@@ -116,9 +119,25 @@ def evaluate(ilm: ILM, tasks: ElmTasks, rows: pd.DataFrame, *, max_new_tokens: i
         batch = ilm.encode(chosen, answers=[" " + rows.target.iloc[i] for i in index])
         total, tokens = ilm.token_nll(batch)
         nll[index], count[index] = total.cpu().numpy(), tokens.cpu().numpy()
-        for i, text in zip(index, ilm.generate(chosen, max_new_tokens=max_new_tokens)):
+        for i, text in zip(index, ilm.generate(chosen, max_new_tokens=max_new_tokens,
+                                               logits_processor=no_repeat(no_repeat_ngram))):
             texts[i] = text
     return rows.assign(nll=nll, tokens=count, generated=texts)
+
+
+class _NoRepeat(NoRepeatNGramLogitsProcessor):
+    """Transformers' rule for the answer alone: what the prompt says may be said again."""
+
+    start: int | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.start = input_ids.shape[1] if self.start is None else self.start  # the first call is before any answer
+        return super().__call__(input_ids[:, self.start:], scores)
+
+
+def no_repeat(ngram: int) -> LogitsProcessorList:
+    """For one call of `generate`: no answer says `ngram` tokens in a row twice. 0: no rule."""
+    return LogitsProcessorList([_NoRepeat(ngram)] if ngram else [])
 
 
 def walk(ilm: ILM, start: int, end: int, question: Sequence[str], *, points: int = 5, **kwargs) -> list[str]:

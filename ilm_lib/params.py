@@ -186,6 +186,7 @@ class Elm24(Section):
     phase2_steps: int = Field(100_000, gt=0)
     mlp_n: bool = Field(False, description="train the MLP with as many tokens as the Q-Former, too (MLP-N)")
     max_new_tokens: int = Field(64, gt=0)
+    no_repeat_ngram: int = Field(6, ge=0, description="no text repeats so many tokens in a row, as small LLMs do; 0: it may")
     max_text_tokens: int = Field(96, gt=0)
     sentence_encoder: str | None = Field(None, description="any sentence-transformers name; None: the packaged one")
     teacher: Literal["template", "hf", "openai"] = Field("template", description="who writes the target texts")
@@ -211,7 +212,7 @@ class Elm24(Section):
     @property
     def evaluated(self) -> dict[str, Any]:
         """The settings of an evaluation, apart from the lengths of its training."""
-        return self.model_dump(include={"rows_per_task", "max_new_tokens", "sentence_encoder"})
+        return self.model_dump(include={"rows_per_task", "max_new_tokens", "no_repeat_ngram", "sentence_encoder"})
 
 
 # What the paper leaves open (design, section 6), each changed alone and measured on dev by notebook 09.

@@ -1,7 +1,8 @@
-"""What a vector knows: linear probes of embeddings and of item tokens."""
+"""What a vector knows: linear probes of embeddings and of item tokens. What a text tells: the facts it names."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from ilm_lib.data.elm24 import Facts
 
 
 def label_auc(features: np.ndarray, labels: Sequence[Sequence[str]], *, rarest: int = 20, seed: int = 0,
@@ -53,6 +56,27 @@ def rank_agreement(features: np.ndarray, reference: np.ndarray) -> float:
     pairs = np.triu_indices(len(features), 1)
     cosines = [(x @ x.T)[pairs] for x in map(_unit, (features, reference))]
     return float(spearmanr(*cosines).statistic)
+
+
+def facts_told(texts: Sequence[str], films: Sequence[Sequence[Facts]]) -> dict[str, float]:
+    """Genres and decades that texts name, and how many of them are those of a film the text is about.
+
+    Args: texts, films: (R,) the texts, and the one or two films of each.
+
+    Returns:
+        "genres a text", "decades a text": different ones named, on average. "genres right", "decades right": share
+        of those; NaN where none is named. A word of a plot that is also a genre ("family") counts as one.
+    """
+    genres = sorted({genre for about in films for film in about for genre in film.genres})
+    patterns = {"genres": rf"(?<![\w-])({'|'.join(map(re.escape, genres))})(?![\w-])", "decades": r"\b\d{3}0s\b"}
+    told = {}
+    for kind, pattern in patterns.items():
+        named = [set(re.findall(pattern, text.lower())) for text in texts]
+        true = [{x for film in about for x in (film.genres if kind == "genres" else [film.decade])} for about in films]
+        count = sum(map(len, named))
+        told[f"{kind} a text"] = count / len(texts)
+        told[f"{kind} right"] = sum(len(n & t) for n, t in zip(named, true, strict=True)) / count if count else float("nan")
+    return told
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

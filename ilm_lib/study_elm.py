@@ -105,7 +105,7 @@ def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
     optim = params.backbone.model_copy(update={"steps": e.backbone_steps, "batch_size": e.backbone_batch_size,
                                                "lr": e.backbone_lr or params.backbone.lr})
     settings, code = {"backbone": optim.model_dump(), "seed": seed}, (*study.BACKBONE_CODE, "elm")
-    if e.other_films is None:
+    if e.other_films is None or optim.pretrained:
         inputs = [data(params, seed, build=build)]
     else:
         inputs, folder = [study.data(params)], data_dir() / e.other_films
@@ -178,7 +178,7 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
         if params.elm24.rows_per_task:
             test = test.groupby("task", sort=False).head(params.elm24.rows_per_task).reset_index(drop=True)
         scored = elm.evaluate(ilm.to(device()), tasks, test, max_new_tokens=params.elm24.max_new_tokens,
-                              in_text=in_text)
+                              no_repeat_ngram=params.elm24.no_repeat_ngram, in_text=in_text)
         autocast = use_bfloat16(params.evaluation.precision)
         sc = semantic_consistency(*(sentences(params.elm24.sentence_encoder, tuple(scored[column]), autocast)
                                     for column in ("generated", "target")))

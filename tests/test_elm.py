@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ilm_lib import elm, load_params, study, study_elm
 from ilm_lib.probes import rank_agreement
@@ -74,6 +75,18 @@ def test_a_walk_begins_and_ends_at_the_films(new_ilm):
     said = elm.walk(ilm, 2, 7, ("Describe ", "."), points=3, max_new_tokens=5)
     assert [said[0], said[2]] == ilm.generate([["Describe ", Item(2), "."], ["Describe ", Item(7), "."]], max_new_tokens=5)
     assert len(said) == 3 and ilm.cf.shape[0] > 3  # the model itself stays as it was
+
+
+def test_no_answer_repeats_itself_but_it_may_repeat_the_prompt(elm_tasks, new_ilm):
+    (rule,), scores = elm.no_repeat(2), torch.zeros(1, 10)
+    assert rule(torch.tensor([[7, 8, 7]]), scores).isfinite().all()  # the prompt: 8 may follow 7 again
+    banned = rule(torch.tensor([[7, 8, 7, 8, 9, 8]]), scores).isinf()[0]
+    assert banned.nonzero().flatten().tolist() == [9]
+    assert len(elm.no_repeat(0)) == 0
+    ilm, test = new_ilm("qformer"), elm_tasks.part("test")
+    texts = {n: elm.evaluate(ilm, elm_tasks, test, max_new_tokens=16, no_repeat_ngram=n)["generated"].tolist()
+             for n in (0, 1)}
+    assert texts[0] != texts[1]
 
 
 def test_rank_agreement():

@@ -12,7 +12,6 @@ from ilm_lib.data.films import PLOTS, other_films, read_films
 
 
 def release(folder, *plots, movies=("1,Heat (1995),Crime|Children", "7,Alien (1979),(no genres listed)")):
-    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,5.0,10\n")
     (folder / "movies.csv").write_text("\n".join(("movieId,title,genres", *movies)) + "\n")
     (folder / PLOTS).write_bytes(gzip.compress("\n".join(map(json.dumps, plots)).encode()))
     return folder

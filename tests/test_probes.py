@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from ilm_lib.probes import label_auc, neighbours_kept
+from ilm_lib.data.elm24 import read_facts
+from ilm_lib.probes import facts_told, label_auc, neighbours_kept
 
 
 @pytest.fixture
@@ -30,3 +31,16 @@ def test_neighbours(world):
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     assert neighbours_kept(5 * trait @ turn + 7, trait) == pytest.approx(1)  # what is alike stays alike
     assert neighbours_kept(rng.normal(size=(400, 16)), trait) < 0.06  # chance is .025
+
+
+def test_facts_that_texts_name_are_held_against_their_films():
+    war = read_facts({"title": "A (1994)", "genres": ["War", "Sci-Fi"]})
+    love = read_facts({"title": "B (1961)", "genres": ["Romance"]})
+    about = [[war], [love], [war, love], [war]]
+    true = ["A 1990s war and sci-fi film.", "Romance of the 1960s.", "War from the 1990s, romance from the 1960s.", "War."]
+    told = facts_told(true, about)
+    assert told == {"genres a text": 1.5, "genres right": 1, "decades a text": 1, "decades right": 1}
+    wrong = facts_told(true[1:2] + true[:1] + ["A warm story of the 1970s."] * 2, about)
+    assert wrong == {"genres a text": 0.75, "genres right": 0, "decades a text": 1, "decades right": 0}
+    none = facts_told(["See it."] * 4, about)
+    assert none["genres a text"] == 0 and np.isnan(none["decades right"])

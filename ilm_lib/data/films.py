@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .openp5 import DataError, read_json_lines, read_lines
-from .raw import read_movielens
+from .raw import movielens_texts
 
 PLOTS = "overviews.jsonl.gz"  # {"movieId": 1, "overview": "..."} a line
 
@@ -17,7 +17,7 @@ def read_films(folder: Path) -> list[dict]:
 
     Raises DataError for a missing file, a malformed line and a plot of a film that movies.csv does not have.
     """
-    texts, path, films = read_movielens(folder)[1], folder / PLOTS, []
+    texts, path, films = movielens_texts(folder), folder / PLOTS, []
     for line, record in read_json_lines(path, read_lines(path)[0]):
         film = texts.get(str(record.get("movieId")))
         if film is None or not isinstance(record.get("overview"), str):

@@ -66,6 +66,11 @@ def read_movielens(path: Path) -> tuple[pd.DataFrame, Texts]:
                     "Give the zip of a MovieLens release or the folder it unpacks to")  # fmt: skip
 
 
+def movielens_texts(path: Path) -> Texts:
+    """Texts alone of a release with movies.csv; errors as in `read_movielens`."""
+    return _texts_latest(_Files(Path(path)))
+
+
 def _texts_1m(files: _Files) -> Texts:
     texts: Texts = {}
     for n, line in files.lines("movies.dat"):
