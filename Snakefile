@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)  # the library of this checkout
-from ilm_lib.params import load_params, profile_path, runs_dir
+from ilm_lib.profiles import load_params, profile_path, runs_dir
 
 PROFILE = config.get("profile", "toy")
 PARAMS = load_params(PROFILE)

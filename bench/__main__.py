@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from bench.harness import Row
-from ilm_lib.params import ROOT, reports_dir, runs_dir
+from ilm_lib.profiles import ROOT, reports_dir, runs_dir
 from ilm_lib.site import notebook_page, write_page
 
 MODULES = {"abc": "encoder", "de": "decode", "fg": "training", "hi": "data", "j": "study", "klm": "gpu", "n": "elm"}

@@ -19,7 +19,7 @@ from ilm_lib.data import Dataset, load_openp5
 from ilm_lib.data.templates import OUR_TEMPLATES
 from ilm_lib.embeddings import fit_cf
 from ilm_lib.indexing import Indexing
-from ilm_lib.params import ROOT
+from ilm_lib.profiles import ROOT
 from ilm_lib.prompts import Batch, PromptEncoder
 from ilm_lib.recommendation import RecommendationTasks
 from ilm_lib.tokenizer import train_tokenizer

@@ -17,8 +17,8 @@ from ilm_lib.data.elm24 import build_elm24
 from ilm_lib.data.toy import make_toy_world
 from ilm_lib.metrics import semantic_consistency
 from ilm_lib.model import ILM
-from ilm_lib.params import load_params
 from ilm_lib.phase2 import new_encoder
+from ilm_lib.profiles import load_params
 from ilm_lib.tokenizer import train_tokenizer
 from ilm_lib.training import device, use_bfloat16
 

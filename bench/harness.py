@@ -18,7 +18,7 @@ from typing import Callable
 import pandas as pd
 import torch
 
-from ilm_lib.params import ROOT, reports_dir
+from ilm_lib.profiles import ROOT, reports_dir
 
 REPEATS = 5
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.harness import Row, at_most
-from ilm_lib.params import ROOT
+from ilm_lib.profiles import ROOT
 
 BEFORE = 461.0  # seconds on two cores at commit 1ef7dfb, before the work on speed
 

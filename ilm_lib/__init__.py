@@ -2,7 +2,8 @@
 
 import warnings
 
-from ilm_lib.params import Params, load_params
+from ilm_lib.params import Params
+from ilm_lib.profiles import load_params
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # text bars will do where ipywidgets is missing
 

@@ -24,7 +24,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from filelock import FileLock
 
-from ilm_lib.params import ROOT, runs_dir
+from ilm_lib.profiles import ROOT, runs_dir
 
 
 class MissingStage(FileNotFoundError):

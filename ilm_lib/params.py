@@ -1,22 +1,12 @@
-"""Every setting of the study, validated before any work starts.
-
-A profile is one YAML file in `params/`; a notebook's parameters cell and papermill's `-p` / `-f`
-override it. Unknown keys are refused with the allowed ones beside them, because papermill itself
-only logs a misspelt parameter and runs on with the default.
-"""
+"""Every setting of the study, with its default, what it may be and what it means. `profiles` reads them."""
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Mapping
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
-
-ROOT = Path(__file__).resolve().parent.parent
 
 Loss = Literal["itc", "itg", "itm", "ii", "ui"]
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -281,7 +271,7 @@ class Params(Section):
 
     def with_(self, **changes: Any) -> "Params":
         """A copy with dotted keys replaced: `params.with_(**{"phase1.steps": 10})`."""
-        return _validate(_merge_dotted(self.model_dump(), changes))
+        return validate(merge_dotted(self.model_dump(), changes))
 
 
 class Method(Section):
@@ -302,106 +292,32 @@ METHODS: dict[str, Method] = {
 }
 
 
-def load_params(source: str | Path | Mapping[str, Any] = "toy", **overrides: Any) -> Params:
-    """Load a profile and apply overrides.
-
-    Args:
-        source: a profile's name (`params/<name>.yaml`), a YAML file, or a notebook's `globals()`.
-            From a notebook, `profile` picks the file and every other plain value overrides it.
-        overrides: dotted keys, e.g. `**{"phase1.steps": 100}`.
-
-    Raises:
-        ParamsError: unknown or invalid key; the message names it, with the allowed ones.
-    """
-    if isinstance(source, Mapping):
-        given = _from_notebook(source)
-        overrides = {**given.pop("overrides", {}), **overrides}
-        source = given.pop("profile", "toy")
-    else:
-        given = {}
-    base = _read_profile(source)
-    params = _validate(_merge_dotted(_merge(base, given), overrides))
-    for name, changes in params.ablations.readings.items():
-        try:
-            params.with_(**changes)
-        except ParamsError as error:
-            raise ParamsError(f"ablations.readings, {name!r}: {error}") from None
-    return params
-
-
-def profile_path(name: str | Path) -> Path:
-    path = Path(name)
-    return path if path.suffix in {".yaml", ".yml"} else ROOT / "params" / f"{name}.yaml"
-
-
-def runs_dir() -> Path:
-    """Where stage artifacts go: `ILM_RUNS_DIR`, or `runs/` of the project."""
-    return Path(os.environ.get("ILM_RUNS_DIR", ROOT / "runs"))
-
-
-def reports_dir() -> Path:
-    """Where reports go: `ILM_REPORTS_DIR`, or `reports/` of the project."""
-    return Path(os.environ.get("ILM_REPORTS_DIR", ROOT / "reports"))
-
-
-def _read_profile(name: str | Path) -> dict[str, Any]:
-    path = profile_path(name)
-    if not path.is_file():
-        known = sorted(p.stem for p in (ROOT / "params").glob("*.yaml"))
-        raise ParamsError(f"no profile {str(name)!r}: {path.name} is not in params/. Known: {', '.join(known)}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path.name} is not valid YAML: {error}") from None
-    values.setdefault("profile", path.stem)
-    return values
-
-
-_CHECKED = "_ilm_parameters_checked"
-_PLAIN = (bool, int, float, str, dict, list, tuple, type(None))
-_IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
-
-
-def _from_notebook(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters among a notebook's globals.
-
-    On the first call nothing but parameters has been assigned, so any other plain value is a
-    misspelt parameter. Later calls in the same kernel (a cell run again) look at known names only.
-    """
-    allowed = {*Params.model_fields, "overrides"}
-    found = {k: v for k, v in namespace.items()
-             if not k.startswith("_") and k not in _IPYTHON and isinstance(v, _PLAIN)}
-    if not namespace.get(_CHECKED):
-        for key in found:
-            if key not in allowed:
-                raise ParamsError(_unknown("", key, sorted(allowed)))
-    if isinstance(namespace, dict):
-        namespace[_CHECKED] = True
-    return {k: v for k, v in found.items() if k in allowed and v not in (None, {}, "", [], ())}
-
-
-def _unknown(where: str, key: str, allowed: list[str]) -> str:
+def unknown_key(where: str, key: str, allowed: list[str]) -> str:
+    """The message for a key that is not among the allowed ones of a section."""
     close = difflib.get_close_matches(key, allowed, 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"unknown parameter {where + key!r}.{hint} Allowed: {', '.join(allowed)}"
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over` in it, nested dicts merged key by key."""
     out = dict(base)
     for key, value in over.items():
-        out[key] = _merge(out[key], value) if isinstance(value, Mapping) and isinstance(out.get(key), dict) else value
+        out[key] = merge(out[key], value) if isinstance(value, Mapping) and isinstance(out.get(key), dict) else value
     return out
 
 
-def _merge_dotted(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_dotted(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`merge` of changes by dotted keys, e.g. {"phase1.steps": 10}."""
     for key, value in changes.items():
         for part in reversed(key.split(".")):
             value = {part: value}
-        base = _merge(base, value)
+        base = merge(base, value)
     return base
 
 
-def _validate(values: Mapping[str, Any]) -> Params:
+def validate(values: Mapping[str, Any]) -> Params:
+    """Values as `Params`; raises ParamsError with one line for each key that is unknown or out of range."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
@@ -415,5 +331,5 @@ def _explain(error: Mapping[str, Any]) -> str:
         model: Any = Params
         for part in path:
             model = model.model_fields[part].annotation
-        return _unknown(where, key, sorted(model.model_fields))
+        return unknown_key(where, key, sorted(model.model_fields))
     return f"parameter {where}{key}: {error['msg']} (got {error['input']!r})" if key else str(error["msg"])

@@ -38,7 +38,7 @@ from ilm_lib.ledger import (  # noqa: F401
 )  # fmt: skip
 from ilm_lib.metrics import mean_se  # noqa: F401
 from ilm_lib.paper import LOWER_IS_BETTER, METHODS, METRICS, PAPER, PAPER_SE, PUBLISHED_ML100K, RESULT_COLUMNS
-from ilm_lib.params import ROOT, reports_dir, runs_dir
+from ilm_lib.profiles import ROOT, reports_dir, runs_dir
 from ilm_lib.result_figures import (  # noqa: F401
     order_tasks, plot_elm_tasks, plot_metric_by_method, plot_prompts_read, plot_query_tokens, plot_readings, plot_speed,
     select, summarise,

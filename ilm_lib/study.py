@@ -29,9 +29,10 @@ from ilm_lib.data.toy import make_toy_world
 from ilm_lib.embeddings import CFEmbeddings, fit_cf, load_cf
 from ilm_lib.indexing import Indexing
 from ilm_lib.model import ILM, build_encoder
-from ilm_lib.params import METHODS, Params, reports_dir, runs_dir
+from ilm_lib.params import METHODS, Params
 from ilm_lib.phase1 import Pairs, run_phase1
 from ilm_lib.phase2 import new_encoder, train_phase2
+from ilm_lib.profiles import reports_dir, runs_dir
 from ilm_lib.prompts import PromptEncoder
 from ilm_lib.recommendation import RecommendationTasks, dev_metrics
 from ilm_lib.report import run_card, show

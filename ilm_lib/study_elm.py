@@ -23,9 +23,10 @@ from ilm_lib.data.teacher_openai import OpenAITeacher
 from ilm_lib.metrics import embed_sentences, log_perplexity, semantic_consistency, sentence_encoder
 from ilm_lib.model import ILM
 from ilm_lib.paper import RESULT_COLUMNS
-from ilm_lib.params import METHODS, Params, runs_dir
+from ilm_lib.params import METHODS, Params
 from ilm_lib.phase1 import run_phase1
 from ilm_lib.phase2 import train_phase2
+from ilm_lib.profiles import runs_dir
 from ilm_lib.prompts import PromptEncoder
 from ilm_lib.tokenizer import train_tokenizer
 from ilm_lib.training import device, use_bfloat16

@@ -13,7 +13,8 @@ import yaml
 from ilm_lib import study, study_elm
 from ilm_lib.artifacts import MissingStage
 from ilm_lib.data.teachers import DryRun, TeacherError, dry_run, token_counter
-from ilm_lib.params import Params, ParamsError, load_params
+from ilm_lib.params import Params, ParamsError
+from ilm_lib.profiles import load_params
 
 
 def main(arguments: list[str] | None = None) -> int:

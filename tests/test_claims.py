@@ -9,7 +9,7 @@ import pytest
 
 from ilm_lib import claims, study, study_elm, study_openp5
 from ilm_lib.paper import RANKING_METRICS, RESULT_COLUMNS
-from ilm_lib.params import load_params
+from ilm_lib.profiles import load_params
 from ilm_lib.recommendation import TASKS
 
 USERS = 3000

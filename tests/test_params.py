@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from ilm_lib.params import METHODS, ROOT, Params, ParamsError, load_params
+from ilm_lib.params import METHODS, Params, ParamsError
+from ilm_lib.profiles import ROOT, load_params
 
 PROFILES = sorted((ROOT / "params").glob("*.yaml"))
 

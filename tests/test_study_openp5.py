@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from ilm_lib import study, study_openp5
 from ilm_lib.artifacts import Artifact
-from ilm_lib.params import load_params
+from ilm_lib.profiles import load_params
 
 
 @pytest.fixture

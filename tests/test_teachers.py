@@ -19,7 +19,8 @@ from ilm_lib.data.instructions import Request, instruct
 from ilm_lib.data.teacher_hf import HFTeacher
 from ilm_lib.data.teacher_openai import OpenAITeacher, retry_after
 from ilm_lib.data.teachers import DryRun, TeacherError, clean, dry_run, read_answers
-from ilm_lib.params import ParamsError, load_params
+from ilm_lib.params import ParamsError
+from ilm_lib.profiles import load_params
 from ilm_lib.tokenizer import train_tokenizer
 
 FILMS, KEY = 12, "sk-secret-123"
