@@ -2,7 +2,8 @@
 
 `results.csv` is tidy, a row a metric of one run:
 `table,dataset,task,prompt,history,method,seed,metric,value,n`. In rows of table "figure3"
-(effect of the number of query tokens) `task` holds that number, as "N=4".
+(effect of the number of query tokens) `task` holds that number, as "N=4"; in those of "prompts read"
+(an LLM frozen earlier or later) the task and how much it read, as "sequential, 54 a user".
 """
 
 from __future__ import annotations
@@ -80,8 +81,10 @@ def check_results(rows: pd.DataFrame) -> pd.DataFrame:
     _refuse(rows, (rows["metric"] == "SC") & ~rows["value"].between(-1, 1), "SC is a cosine, not per cent")
     _refuse(rows, (rows["metric"] == "log_pplx") & (rows["value"] < 0), "log perplexity is not negative")
     _refuse(rows, ~(rows["n"] > 0).fillna(False), "n, the number of test examples, must be positive")
-    figure3 = rows["table"] == "figure3"
-    _refuse(rows, figure3 & ~rows["task"].str.fullmatch(r"N=\d+"), "the task of figure3 is 'N=<query tokens>'")
+    for table, pattern, form in (("figure3", r"N=\d+", "N=<query tokens>"),
+                                 ("prompts read", r"\w+, \d+ a user", "<task>, <prompts> a user")):
+        other = ~rows["task"].str.fullmatch(pattern)
+        _refuse(rows, (rows["table"] == table) & other, f"the task of {table} is '{form}'")
     _refuse(rows, rows.duplicated(_KEY, keep=False), f"rows share one key ({', '.join(_KEY)})")
     return rows
 

@@ -50,7 +50,7 @@ _SAME = [c for c in RESULT_COLUMNS if c not in ("seed", "value", "n")]
 _CAPTIONS = {
     "table1": "Table 1: ELM tasks", "table3": "Table 3: OpenP5 recommendation", "table4": "Table 4: losses of phase 1",
     "table6": "Table 6: ELM tasks, mean over seeds", "table7": "Table 7: OpenP5, mean over seeds",
-    "figure3": "Figure 3: number of query tokens",
+    "figure3": "Figure 3: number of query tokens", "prompts read": "Over LLMs frozen earlier or later",
 }  # fmt: skip
 
 
@@ -237,16 +237,16 @@ def _result_tables(results: pd.DataFrame) -> str:
     key, more = [], []
     for (table, dataset, history), part in results.groupby(["table", "dataset", "history"], sort=True):
         tasks = list(dict.fromkeys(part["task"]))
-        texts = table in ("table1", "table6")
+        texts, curve = table in ("table1", "table6"), table in ("figure3", "prompts read")
         source = {"paper": PUBLISHED_ML100K, "paper_table": "openp5", "paper_label": "OpenP5"}
         source = source if (table, dataset.casefold()) == ("table3", "ml100k") else {}
         caption = f"{_CAPTIONS.get(table, table)}, {dataset}" + (f", history {history}" if history else "")
         summary = next((t for t in ("both", "all") if t in tasks), None if texts else tasks[0])
         alone = [t for t in tasks if t != summary]
-        for task in [None] if table == "figure3" else [summary, *([None] if texts and summary else alone)]:
+        for task in [None] if curve else [summary, *([None] if texts and summary else alone)]:
             rows = "task" if texts and task is None else "method"
             df = table_beside_paper(results, table, dataset, history=history, task=task, rows=rows, **source)
-            main = task == summary and table != "figure3" and history != "excluded"
+            main = task == summary and not curve and history != "excluded"
             (key if main else more).append(html_table(df, caption, best_cells(df)))
     folded = f"<details><summary>{len(more)} more tables</summary>{''.join(more)}</details>" if more else ""
     return "".join(key) + folded or "<p>No results yet.</p>"

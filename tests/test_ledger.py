@@ -84,6 +84,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         ({"n": None}, "must be positive"),
         ({"dataset": ""}, "dataset is empty"),
         ({"table": "figure3", "task": "4"}, "N=<query tokens>"),
+        ({"table": "prompts read", "task": "sequential, 54"}, "<prompts> a user"),
     ],
 )
 def test_bad_rows_are_refused_with_the_reason(tmp_path, changes, message):
