@@ -153,6 +153,7 @@ class Phase2(Optim):
 class Evaluation(Section):
     enabled: bool = Field(True, description="False: the study leaves out notebooks 03, 04, 06, 07 and 09")
     beams: int = Field(10, ge=10)
+    wide_beams: tuple[Annotated[int, Field(gt=10)], ...] = Field((), description="wider beams that notebook 06 compares")
     constrained: bool = Field(True, description="beams walk a trie of valid ids; False: free, regex-filtered")
     prompts: tuple[Prompt, ...] = ("seen", "unseen")
     histories: tuple[History, ...] = ("kept", "excluded")

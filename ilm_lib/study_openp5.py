@@ -52,7 +52,7 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False, *
     else:
         trained = study.phase2(params, seed, method, build=build, **kwargs)
         inputs += [study.embeddings(params, seed), trained]
-    settings = {"evaluation": e.model_dump(exclude={"enabled"}), "seed": seed,
+    settings = {"evaluation": e.model_dump(exclude={"enabled", "wide_beams"}), "seed": seed,
                 "method": method if plain else METHODS[method].encoder, **kwargs}
 
     def make(folder: Path) -> None:
@@ -98,6 +98,13 @@ def shuffled_control(params: Params, seed: int, *, build: bool = False) -> Artif
     """ILM trained and evaluated with every item and user carrying another one's embedding."""
     only = params.with_(**{"evaluation.prompts": ("seen",), "evaluation.histories": ("excluded",)})
     return evaluation(only, seed, "ILM", shuffled=True, build=build)
+
+
+def with_beams(params: Params, beams: int) -> Params:
+    """The profile with seen prompts and that many beams; the profile itself where they are its own."""
+    if beams == params.evaluation.beams:
+        return params
+    return params.with_(**{"evaluation.beams": beams, "evaluation.prompts": ("seen",)})
 
 
 def variant(params: Params, **changes: Any) -> Params:
