@@ -81,7 +81,8 @@ def gain_by_reading(params: Params, *, build: bool = False) -> tuple[pd.DataFram
             rows.append(found.assign(task=found["task"] + f", {read} a user"))
         for task in TASKS:
             for history in params.evaluation.histories:
-                theirs, ours = (study_openp5.by_user(other, m, "seen", history, task)["HR@10"] for m in ("OpenP5-R", "ILM"))
+                theirs, ours = (study_openp5.by_user(other, m, "seen", history, task)["HR@10"]
+                                for m in ("OpenP5-R", "ILM"))
                 tests.append((task, history, read, theirs.mean(), ours.mean(), *paired_bootstrap(ours, theirs)))
     columns = ["task", "history", "prompts", "OpenP5-R", "ILM", "diff", "low", "high", "p"]
     return pd.concat(rows), pd.DataFrame(tests, columns=columns).sort_values(columns[:3], ignore_index=True)

@@ -95,8 +95,8 @@ class QFormerParams(Section):
     heads: int = Field(12, gt=0)
     cross_attention_frequency: int = Field(2, gt=0, description="cross attention in every n-th layer")
     cf_keys: int = Field(1, gt=0, description="keys a CF vector is spread over for cross attention (design, reading 3)")
-    contrast_dim: int | None = Field(256, gt=0, description="where contrasts compare: BLIP-2's projections of the outputs "
-                                                            "to that size; None: outputs as they are, equations 1 to 4")
+    contrast_dim: int | None = Field(256, gt=0, description="contrasts compare projections of the outputs to that size, as "
+                                                            "BLIP-2; None: outputs as they are, equations 1 to 4")
     text_vocab: int = Field(8000, gt=300, description="BPE size when the text tower starts from scratch")
     text_tower: str | None = Field(None, description="folder of a BERT-family checkpoint, 'minilm', or None")
     max_text_tokens: int = Field(64, gt=4)
@@ -153,7 +153,7 @@ class Phase2(Optim):
 class Evaluation(Section):
     enabled: bool = Field(True, description="False: the study leaves out notebooks 03, 04, 06, 07 and 09")
     beams: int = Field(10, ge=10)
-    wide_beams: tuple[Annotated[int, Field(gt=10)], ...] = Field((), description="wider beams that notebook 06 compares")
+    wide_beams: tuple[Annotated[int, Field(gt=10)], ...] = Field((), description="wider ones, compared in notebook 06")
     constrained: bool = Field(True, description="beams walk a trie of valid ids; False: free, regex-filtered")
     prompts: tuple[Prompt, ...] = ("seen", "unseen")
     histories: tuple[History, ...] = ("kept", "excluded")
@@ -177,7 +177,7 @@ class Elm24(Section):
     phase2_steps: int = Field(100_000, gt=0)
     mlp_n: bool = Field(False, description="train the MLP with as many tokens as the Q-Former, too (MLP-N)")
     max_new_tokens: int = Field(64, gt=0)
-    no_repeat_ngram: int = Field(6, ge=0, description="no text repeats so many tokens in a row, as small LLMs do; 0: it may")
+    no_repeat_ngram: int = Field(6, ge=0, description="no text repeats so many tokens in a row; 0: it may")
     max_text_tokens: int = Field(96, gt=0)
     sentence_encoder: str | None = Field(None, description="any sentence-transformers name; None: the packaged one")
     teacher: Literal["template", "hf", "openai"] = Field("template", description="who writes the target texts")
@@ -226,7 +226,7 @@ READINGS: dict[str, dict[str, Any]] = {
 class Ablations(Section):
     max_users: int | None = Field(None, description="a seeded sample of the test users; None: all")
     query_tokens: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    backbone_steps: tuple[int, ...] = Field((), description="how long our LLM reads before it is frozen; empty: left out")
+    backbone_steps: tuple[int, ...] = Field((), description="how long our LLM may read before it is frozen")
     readings: dict[str, dict[str, Any]] = Field(READINGS, description="name: dotted keys to change")
     seeds: int = Field(2, gt=0, description="seeds of embeddings and adapter")
     phase1_steps: int = Field(40_000, gt=0)

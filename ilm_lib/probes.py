@@ -75,7 +75,8 @@ def facts_told(texts: Sequence[str], films: Sequence[Sequence[Facts]]) -> dict[s
         true = [{x for film in about for x in (film.genres if kind == "genres" else [film.decade])} for about in films]
         count = sum(map(len, named))
         told[f"{kind} a text"] = count / len(texts)
-        told[f"{kind} right"] = sum(len(n & t) for n, t in zip(named, true, strict=True)) / count if count else float("nan")
+        right = sum(len(n & t) for n, t in zip(named, true, strict=True))
+        told[f"{kind} right"] = right / count if count else float("nan")
     return told
 
 

@@ -122,7 +122,7 @@ def with_tokens(params: Params, tokens: int) -> Params:
 
 
 def with_backbone_steps(params: Params, steps: int) -> Params:
-    """The profile over an LLM that was trained that long before it was frozen; the profile itself where it is its own."""
+    """The profile over an LLM that was trained for that long; the profile itself where it is its own length."""
     if steps == params.backbone.steps:
         return params
     return params.with_(**{"backbone.steps": steps, "evaluation.prompts": ("seen",)})

@@ -37,9 +37,9 @@ def test_facts_that_texts_name_are_held_against_their_films():
     war = read_facts({"title": "A (1994)", "genres": ["War", "Sci-Fi"]})
     love = read_facts({"title": "B (1961)", "genres": ["Romance"]})
     about = [[war], [love], [war, love], [war]]
-    true = ["A 1990s war and sci-fi film.", "Romance of the 1960s.", "War from the 1990s, romance from the 1960s.", "War."]
+    true = ["A 1990s war and sci-fi film.", "Romance of the 1960s.", "War from the 1990s, love from the 1960s.", "War."]
     told = facts_told(true, about)
-    assert told == {"genres a text": 1.5, "genres right": 1, "decades a text": 1, "decades right": 1}
+    assert told == {"genres a text": 1.25, "genres right": 1, "decades a text": 1, "decades right": 1}
     wrong = facts_told(true[1:2] + true[:1] + ["A warm story of the 1970s."] * 2, about)
     assert wrong == {"genres a text": 0.75, "genres right": 0, "decades a text": 1, "decades right": 0}
     none = facts_told(["See it."] * 4, about)
