@@ -28,6 +28,7 @@ def papermill(notebook, job, options="-p seed {wildcards.seed}"):
     return (f"echo '  ▶ {job}' >&2; "
             "if [ -e /proc/$$/fd/2 ]; then progress=/proc/$$/fd/2; else progress=/dev/tty; fi; "
             f"ILM_PROGRESS=$progress ILM_JOB='{job}' OMP_NUM_THREADS={{threads}} PYTHONWARNINGS=ignore "
+            "ONEDNN_PRIMITIVE_CACHE_CAPACITY=64 "  # of 1,024: each new shape in bfloat16 would keep its memory for hours
             f"PYTHONPATH={workflow.basedir} "
             f"PYDEVD_DISABLE_FILE_VALIDATION=1 {sys.executable} -m papermill notebooks/{notebook}.ipynb {{output}} "
             f"-k python3 -f {{input.params}} {options} --no-progress-bar --log-level WARNING "

@@ -94,7 +94,7 @@ def html_table(df: pd.DataFrame, caption: str = "", bold: frozenset[tuple[int, i
     return f'<div class="ilm-scroll">{tables}</div>{note}'
 
 
-def _blocks(df: pd.DataFrame, room: int = 125) -> list[tuple[int, int]]:
+def _blocks(df: pd.DataFrame, room: int = 118) -> list[tuple[int, int]]:
     """Where to break the columns (start, end), so that a block has about `room` characters and no group is torn."""
     if not isinstance(df.columns, pd.MultiIndex):
         return [(0, df.shape[1])]
