@@ -67,8 +67,8 @@ def facts_told(texts: Sequence[str], films: Sequence[Sequence[Facts]]) -> dict[s
         "genres a text", "decades a text": different ones named, on average. "genres right", "decades right": share
         of those; NaN where none is named. A word of a plot that is also a genre ("family") counts as one.
     """
-    genres = sorted({genre for about in films for film in about for genre in film.genres})
-    patterns = {"genres": rf"(?<![\w-])({'|'.join(map(re.escape, genres))})(?![\w-])", "decades": r"\b\d{3}0s\b"}
+    genres = "|".join(sorted({re.escape(genre) for about in films for film in about for genre in film.genres}))
+    patterns = {"genres": rf"(?<![\w-])(?:{genres or '(?!)'})(?![\w-])", "decades": r"\b\d{3}0s\b"}
     told = {}
     for kind, pattern in patterns.items():
         named = [set(re.findall(pattern, text.lower())) for text in texts]

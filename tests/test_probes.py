@@ -44,3 +44,5 @@ def test_facts_that_texts_name_are_held_against_their_films():
     assert wrong == {"genres a text": 0.75, "genres right": 0, "decades a text": 1, "decades right": 0}
     none = facts_told(["See it."] * 4, about)
     assert none["genres a text"] == 0 and np.isnan(none["decades right"])
+    unknown = read_facts({"title": "C"})
+    assert facts_told(true, [[unknown]] * 4)["genres a text"] == 0
