@@ -72,7 +72,7 @@ def gain_by_reading(params: Params, *, build: bool = False) -> tuple[pd.DataFram
     """
     params, rows, tests = params.with_(seeds=(params.seed,)), [], []
     for steps in params.ablations.backbone_steps:
-        other = study_openp5.with_backbone_steps(params, steps)
+        other = study_openp5.beside(params, "backbone.steps", steps)
         read = study_openp5.prompts_read(other)
         for m in [m for m in ("OpenP5-R", "MLP", "ILM") if m in params.methods]:
             found = study_openp5.result_rows(other, study_openp5.evaluation(other, params.seed, m, build=build), m,

@@ -100,11 +100,10 @@ def shuffled_control(params: Params, seed: int, *, build: bool = False) -> Artif
     return evaluation(only, seed, "ILM", shuffled=True, build=build)
 
 
-def with_beams(params: Params, beams: int) -> Params:
-    """The profile with seen prompts and that many beams; the profile itself where they are its own."""
-    if beams == params.evaluation.beams:
-        return params
-    return params.with_(**{"evaluation.beams": beams, "evaluation.prompts": ("seen",)})
+def beside(params: Params, key: str, value: Any) -> Params:
+    """The profile with one dotted key changed, for seen prompts alone; the profile itself where that is its value."""
+    changed = params.with_(**{key: value})
+    return params if changed == params else changed.with_(**{"evaluation.prompts": ("seen",)})
 
 
 def variant(params: Params, **changes: Any) -> Params:
@@ -119,13 +118,6 @@ def variant(params: Params, **changes: Any) -> Params:
 def with_tokens(params: Params, tokens: int) -> Params:
     """The variant of Figure 3 with that many tokens an item, from the Q-Former or from the MLP."""
     return variant(params, **{"qformer.num_query_tokens": tokens, "phase2.mlp_tokens": tokens})
-
-
-def with_backbone_steps(params: Params, steps: int) -> Params:
-    """The profile over an LLM that was trained for that long; the profile itself where it is its own length."""
-    if steps == params.backbone.steps:
-        return params
-    return params.with_(**{"backbone.steps": steps, "evaluation.prompts": ("seen",)})
 
 
 def prompts_read(params: Params) -> int:

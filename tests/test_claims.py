@@ -120,8 +120,8 @@ def test_the_gain_is_followed_over_what_the_llm_has_read(params, monkeypatch):
     assert gains[["task", "prompts"]].values.tolist() == [[t, n] for t in TASKS for n in (8, 32)]
     assert gains["diff"].round(1).tolist() == [0, 0, 0.1, 0]
     assert (gains["p"] < 0.05).tolist() == [False, False, True, False]
-    assert study_openp5.with_backbone_steps(params, 1600) is params
-    assert study_openp5.with_backbone_steps(params, 400).evaluation.prompts == ("seen",)
+    assert study_openp5.beside(params, "backbone.steps", 1600) is params
+    assert study_openp5.beside(params, "backbone.steps", 400).evaluation.prompts == ("seen",)
 
 
 @pytest.fixture

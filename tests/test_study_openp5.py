@@ -86,8 +86,8 @@ def test_wider_beams_are_runs_of_their_own_and_leave_those_of_the_profile(params
     monkeypatch.setattr(study, "backbone", lambda *args, **kwargs: None)
     monkeypatch.setattr(study_openp5, "stage", lambda name, profile, settings, *args: seen.append(settings))
     more = params.with_(**{"evaluation.wide_beams": (40,), "evaluation.prompts": ("seen", "unseen")})
-    for p in (more.with_(**{"evaluation.wide_beams": ()}), more, study_openp5.with_beams(more, 40)):
+    for p in (more.with_(**{"evaluation.wide_beams": ()}), more, study_openp5.beside(more, "evaluation.beams", 40)):
         study_openp5.evaluation(p, 0, "OpenP5-R")
     own, also, wide = (s["evaluation"] for s in seen)
     assert own == also and (own["beams"], wide["beams"]) == (10, 40) and wide["prompts"] == ("seen",)
-    assert study_openp5.with_beams(more, 10) is more
+    assert study_openp5.beside(more, "evaluation.beams", 10) is more
