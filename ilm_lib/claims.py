@@ -63,14 +63,28 @@ def cells_table(table: pd.DataFrame) -> pd.DataFrame:
     return wide.add_prefix("Δ ").reset_index()  # no metric's name: `show` would mark the best of a column
 
 
+def gain_by_task(params: Params) -> pd.DataFrame:
+    """HR@10 of ILM and of the LLM without it, seen prompts: a row a task and history rule.
+
+    Columns task, history, ILM, OpenP5-R, ratio, diff, low, high, p (bootstrap over users).
+    """
+    rows = []
+    for task in TASKS:
+        for history in params.evaluation.histories:
+            ours, theirs = (study_openp5.by_user(params, m, "seen", history, task)["HR@10"] for m in ("ILM", "OpenP5-R"))
+            means = ours.mean(), theirs.mean()
+            rows.append((task, history, *means, means[0] / means[1], *paired_bootstrap(ours, theirs)))
+    return pd.DataFrame(rows, columns=["task", "history", "ILM", "OpenP5-R", "ratio", "diff", "low", "high", "p"])
+
+
 def gain_by_reading(params: Params, *, build: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Results over LLMs that were frozen earlier or later (`ablations.backbone_steps`), with the profile's seed alone.
 
     Returns:
-        rows of `results.csv`, table "prompts read"; and ILM against OpenP5-R: a row a task, history rule and number of
-        prompts a user, columns task, history, prompts, OpenP5-R, ILM, diff, low, high, p (HR@10, bootstrap over users).
+        rows of `results.csv`, table "prompts read"; and `gain_by_task` over each LLM, with a column "prompts": how many
+        about a user it has read.
     """
-    params, rows, tests = params.with_(seeds=(params.seed,)), [], []
+    params, rows, gains = params.with_(seeds=(params.seed,)), [], []
     for steps in params.ablations.backbone_steps:
         other = study_openp5.beside(params, "backbone.steps", steps)
         read = study_openp5.prompts_read(other)
@@ -79,13 +93,10 @@ def gain_by_reading(params: Params, *, build: bool = False) -> tuple[pd.DataFram
                                              params.seed, "prompts read")
             found = found[(found["prompt"] == "seen") & found["task"].isin(TASKS)]
             rows.append(found.assign(task=found["task"] + f", {read} a user"))
-        for task in TASKS:
-            for history in params.evaluation.histories:
-                theirs, ours = (study_openp5.by_user(other, m, "seen", history, task)["HR@10"]
-                                for m in ("OpenP5-R", "ILM"))
-                tests.append((task, history, read, theirs.mean(), ours.mean(), *paired_bootstrap(ours, theirs)))
-    columns = ["task", "history", "prompts", "OpenP5-R", "ILM", "diff", "low", "high", "p"]
-    return pd.concat(rows), pd.DataFrame(tests, columns=columns).sort_values(columns[:3], ignore_index=True)
+        own = gain_by_task(other)
+        own.insert(2, "prompts", read)
+        gains.append(own)
+    return pd.concat(rows), pd.concat(gains).sort_values(["task", "history", "prompts"], ignore_index=True)
 
 
 def ledger(params: Params) -> list[Claim]:

@@ -13,8 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from ilm_lib.paper import METHODS
-from ilm_lib.style import PALETTE, SERIES, plain_log, styled
+from ilm_lib.style import PALETTE, SERIES, methods_in, plain_log, styled
 
 
 @styled
@@ -117,7 +116,7 @@ def plot_loss_gap(history: pd.DataFrame, title: str = "Is the text learned by he
 
     Columns: method, seed, step, value, split ('train' or 'heldout').
     """
-    methods = [m for m in METHODS if m in set(history["method"])]
+    methods = methods_in(history)
     fig, axes = plt.subplots(1, len(methods), figsize=(3.1 * len(methods) + 0.6, 3.3), sharey=True, squeeze=False)
     for ax, method in zip(axes.flat, methods, strict=True):
         for split, style, label in (("train", "--", "train"), ("heldout", "-", "held out")):

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from ilm_lib.metrics import mean_se
-from ilm_lib.paper import ELM_TASKS, METHODS, RESULT_COLUMNS, TEXT_METRICS
-from ilm_lib.style import MARKERS, PALETTE, SERIES, plain_log, styled
+from ilm_lib.paper import ELM_TASKS, RESULT_COLUMNS, TEXT_METRICS
+from ilm_lib.style import MARKERS, PALETTE, SERIES, methods_in, plain_log, styled
 
 
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
@@ -55,10 +55,6 @@ def select(results: pd.DataFrame, **filters: str | None) -> pd.DataFrame:
     return results
 
 
-def _methods(rows: pd.DataFrame) -> list[str]:
-    return [m for m in METHODS if m in set(rows["method"])]
-
-
 def _error_note(rows: pd.DataFrame) -> str:
     most, binomial = rows["seeds"].max(), rows["binomial"].any()
     if most == 1:
@@ -80,7 +76,7 @@ def plot_metric_by_method(
 ) -> Figure:  # fmt: skip
     """Dot plot of one metric, a row a method; hollow dots are the unseen prompt."""
     rows = summarise(select(results, table=table, metric=metric, dataset=dataset, history=history, task=task))
-    methods = _methods(rows)
+    methods = methods_in(rows)
     fig, ax = plt.subplots(figsize=(7.2, 1.7 + 0.42 * len(methods)))
     prompts = sorted(set(rows["prompt"]))
     for y, method in enumerate(methods):
@@ -147,7 +143,7 @@ def plot_prompts_read(results: pd.DataFrame, metric: str = "HR@10", *, dataset: 
 
 def _lines(ax: Axes, rows: pd.DataFrame, x: str) -> None:
     """Mean and error of every method over a column of whole numbers, on a logarithmic axis."""
-    for method in _methods(rows):
+    for method in methods_in(rows):
         line = rows[rows["method"] == method].sort_values(x)
         ax.errorbar(line[x], line["mean"], yerr=line["se"], color=PALETTE[method], marker=MARKERS[method], ms=6,
                     label=method)  # fmt: skip
@@ -188,7 +184,7 @@ def plot_elm_tasks(
         raise ValueError(f"plot_elm_tasks: metric must be one of {TEXT_METRICS}, got {metric!r}")
     rows = summarise(select(results, table=table, metric=metric, dataset=dataset))
     tasks = order_tasks(rows["task"])
-    methods = _methods(rows)
+    methods = methods_in(rows)
     fig, ax = plt.subplots(figsize=(7.4, 1.8 + 0.27 * len(tasks)))
     shift = np.linspace(-0.22, 0.22, len(methods)) if len(methods) > 1 else [0.0]
     for dy, method in zip(shift, methods, strict=True):

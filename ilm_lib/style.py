@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -58,6 +59,11 @@ def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
         return fig
 
     return wrapper
+
+
+def methods_in(rows: pd.DataFrame) -> list[str]:
+    """The methods of the column `method`, in the order of all tables and legends."""
+    return [m for m in METHODS if m in set(rows["method"])]
 
 
 def plain_log(axis: mpl.axis.Axis) -> None:
