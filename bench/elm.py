@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bench.harness import Row, at_most
-from ilm_lib import elm, study_elm
+from ilm_lib import elm, elm_eval, study_elm
 from ilm_lib.backbone import new_backbone
 from ilm_lib.data import load_openp5
 from ilm_lib.data.elm24 import build_elm24
@@ -45,7 +45,7 @@ def run() -> list[Row]:
     ilm, tasks = setting()
     test = tasks.part("test")
     started = time.perf_counter()
-    scored = elm.evaluate(ilm, tasks, test, max_new_tokens=64)
+    scored = elm_eval.evaluate(ilm, tasks, test, max_new_tokens=64)
     semantic_consistency(*(study_elm.sentences(None, tuple(scored[column]), use_bfloat16("auto"))
                            for column in ("generated", "target")))
     seconds = time.perf_counter() - started

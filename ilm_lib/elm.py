@@ -1,22 +1,20 @@
-"""Training and evaluation on the ELM-24 tasks (section 4.3): a frozen LLM writes about films it is given
-only as collaborative filtering embeddings."""
+"""The ELM-24 tasks as a model reads them (section 4.3): films as slots of their embeddings, or in words."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Literal, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
-from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
-from ilm_lib.model import ILM
 from ilm_lib.phase1 import Pairs
-from ilm_lib.progress import progress
 from ilm_lib.prompts import Batch, Item, Prompt, PromptEncoder
 from ilm_lib.training import drawn_batches
+
+InText = Literal["title", "facts", "card"]  # a film in words: its title, its year and genres, all that is on record
 
 
 @dataclass(frozen=True)
@@ -34,15 +32,14 @@ class ElmTasks:
     def part(self, split: str) -> pd.DataFrame:
         return self.rows[self.rows["split"] == split].reset_index(drop=True)
 
-    def prompt(self, row, in_text: Literal["title", "card"] | None = None) -> Prompt:
+    def prompt(self, row, in_text: InText | None = None) -> Prompt:
         """The prompt of a row (a tuple of `itertuples`), every film replaced by the slot of its embedding.
 
-        Args: in_text: put the film's title there, or all that is on record of it (`film_card`), and no slot.
+        Args: in_text: put words there, and no slot (`in_words`).
         """
         if in_text is None:
             return _fill(row.prompt, Item(int(row.item)), Item(int(row.other)))
-        name = lambda film: film.get("title", "a film") if in_text == "title" else film_card(film)
-        return _fill(row.prompt, *(name(self.films[int(i)]) for i in (row.item, row.other)))
+        return _fill(row.prompt, *(in_words(self.films[int(i)], in_text) for i in (row.item, row.other)))
 
     def pairs(self) -> Pairs:
         """Item-text pairs of phase 1: the prompt with its titles, then the target, and the film or films.
@@ -86,6 +83,15 @@ class ElmTasks:
         return [*rows.prompt, *rows.target, *(film_card(self.films[i]) for i in films)]
 
 
+def in_words(film: dict, form: InText) -> str:
+    """A film as text: its title; "a film (1995)" with genres; or `film_card`."""
+    title = film.get("title", "a film")
+    if form == "facts":
+        year = re.search(r"\(\d{4}\)\s*$", title)
+        return film_card({"title": f"a film {year[0]}" if year else "a film", "genres": film.get("genres")})
+    return title if form == "title" else film_card(film)
+
+
 def film_card(film: dict, rng: np.random.Generator | None = None, keep: float = 0.7) -> str:
     """A film in words: title, then genres, tags and plot, each kept with probability `keep`, or all without `rng`."""
     parts = [film.get("title", "a film")]
@@ -94,65 +100,6 @@ def film_card(film: dict, rng: np.random.Generator | None = None, keep: float = 
         if value and (rng is None or rng.random() < keep):
             parts.append(", ".join(value) if isinstance(value, list) else value)
     return f"{parts[0]} ({'; '.join(parts[1:])})" if len(parts) > 1 else parts[0]
-
-
-@torch.no_grad()
-def evaluate(ilm: ILM, tasks: ElmTasks, rows: pd.DataFrame, *, max_new_tokens: int, batch_size: int = 64,
-             no_repeat_ngram: int = 0, in_text: Literal["title", "card"] | None = None) -> pd.DataFrame:
-    """Log likelihood of the targets and greedy texts.
-
-    Args:
-        rows: test rows of `tasks`. in_text: as in `ElmTasks.prompt`.
-        no_repeat_ngram: no answer says so many tokens in a row twice; 0 lets it.
-
-    Returns:
-        `rows` with columns nll (nats, summed over the target's tokens), tokens, generated.
-    """
-    nll, count, texts = np.zeros(len(rows)), np.zeros(len(rows), dtype=int), [""] * len(rows)
-    prompts = [tasks.prompt(r, in_text) for r in rows.itertuples()]
-    # Like lengths together: less padding in the loss, and short answers do not wait for long ones.
-    order = np.argsort([len(t) for t in rows.target], kind="stable")
-    starts = range(0, len(rows), batch_size)
-    for start in progress(starts, "writing", total=len(starts)):
-        index = order[start:start + batch_size]
-        chosen = [prompts[i] for i in index]
-        batch = ilm.encode(chosen, answers=[" " + rows.target.iloc[i] for i in index])
-        total, tokens = ilm.token_nll(batch)
-        nll[index], count[index] = total.cpu().numpy(), tokens.cpu().numpy()
-        for i, text in zip(index, ilm.generate(chosen, max_new_tokens=max_new_tokens,
-                                               logits_processor=no_repeat(no_repeat_ngram))):
-            texts[i] = text
-    return rows.assign(nll=nll, tokens=count, generated=texts)
-
-
-class _NoRepeat(NoRepeatNGramLogitsProcessor):
-    """Transformers' rule for the answer alone: what the prompt says may be said again."""
-
-    start: int | None = None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.start = input_ids.shape[1] if self.start is None else self.start  # the first call is before any answer
-        return super().__call__(input_ids[:, self.start:], scores)
-
-
-def no_repeat(ngram: int) -> LogitsProcessorList:
-    """For one call of `generate`: no answer says `ngram` tokens in a row twice. 0: no rule."""
-    return LogitsProcessorList([_NoRepeat(ngram)] if ngram else [])
-
-
-def walk(ilm: ILM, start: int, end: int, question: Sequence[str], *, points: int = 5, **kwargs) -> list[str]:
-    """What the model says on the way from one film to another: straight through the embedding space.
-
-    Args:
-        start, end: item rows. question: the text before and after the film, e.g. ("Summarize the movie ", ".").
-        points: stops, the two films included. kwargs: for `ILM.generate`.
-    """
-    share = torch.linspace(0, 1, points, device=ilm.cf.device)[:, None]
-    between = (1 - share) * ilm.cf[start] + share * ilm.cf[end]
-    there = ILM(ilm.llm, ilm.tokenizer, ilm.encoder, between, points,
-                item_positions=ilm.prompts.item_positions).eval()
-    before, after = question
-    return there.generate([[before, Item(i), after] for i in range(points)], **kwargs)
 
 
 def _fill(prompt: str, film: str | Item, other: str | Item) -> list[str | Item]:

@@ -17,7 +17,7 @@ import pandas as pd
 RESULT_COLUMNS = ("table", "dataset", "task", "prompt", "history", "method", "seed", "metric", "value", "n")
 METHODS = (
     "Popularity", "iALS", "SASRec", "OpenP5-R", "MLP", "MLP-N", "ILM-rand", "ILM",
-    "ILM-IT", "ILM-IT-II", "ILM-IT-UI", "Oracle", "Film-blind", "Title-in-text",
+    "ILM-IT", "ILM-IT-II", "ILM-IT-UI", "Oracle", "Film-blind", "Facts-in-text", "Title-in-text",
 )  # fmt: skip
 RANKING_METRICS = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
 TEXT_METRICS = ("SC", "log_pplx")

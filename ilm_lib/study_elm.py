@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ilm_lib import elm, study
+from ilm_lib import elm, elm_eval, study
 from ilm_lib.artifacts import Artifact, sha256, stage
 from ilm_lib.backbone import pretrain, reference
 from ilm_lib.data import DataError, data_dir
@@ -139,9 +139,9 @@ def phase1(params: Params, seed: int, *, build: bool = False) -> Artifact:
                  (*study.PHASE1_CODE, "elm"), make if build else None, "05_elm24_eval")
 
 
-# What the numbers mean: an MLP with as many tokens as the Q-Former, an LLM that knows nothing of the film, and one that
+# What the numbers mean: an MLP with as many tokens as the Q-Former, an LLM that knows nothing of the film, and two that
 # may read about it; and the method each is a case of.
-ANCHORS = {"MLP-N": "MLP", "Film-blind": "ILM-rand", "Title-in-text": "OpenP5-R"}
+ANCHORS = {"MLP-N": "MLP", "Film-blind": "ILM-rand", "Facts-in-text": "OpenP5-R", "Title-in-text": "OpenP5-R"}
 
 
 def anchors(params: Params) -> list[str]:
@@ -152,9 +152,10 @@ def anchors(params: Params) -> list[str]:
 def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
     """Phase 2 on the 24 tasks, then log likelihood and texts for the test films; with `build` what comes before, too.
 
-    The anchor MLP-N trains the MLP with as many tokens as the Q-Former has, Film-blind trains ILM-rand with every film's
-    embedding replaced by their mean. Title-in-text trains nothing: the frozen LLM reads the film in the prompt, by its
-    title or, where the LLM is ours and has read of no test film, by all that is on record of it.
+    The anchor MLP-N trains the MLP with as many tokens as the Q-Former has, Film-blind trains ILM-rand with the mean
+    embedding for every film. The other two train nothing, the frozen LLM reads the film in the prompt: Facts-in-text by
+    its year and genres, Title-in-text by its title or, where the LLM is ours and has read of no test film, by all that
+    is on record of it.
     """
     cf, rows, llm = (make(params, seed, build=build) for make in (study.embeddings, data, backbone))
     kind = ANCHORS.get(method, method)
@@ -173,20 +174,22 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
             ilm.cf = ilm.cf[:ilm.num_items].mean(0, keepdim=True).expand_as(ilm.cf).contiguous()
         if METHODS[kind].encoder != "none":
             train_phase2(folder, ilm, tasks.training_batches(ilm.prompts, p2.batch_size, seed), p2, seed=seed)
+        elif method == "Facts-in-text":
+            in_text = "facts"
         else:
             in_text = "title" if params.backbone.pretrained else "card"
         test = tasks.part("test")
         if params.elm24.rows_per_task:
             test = test.groupby("task", sort=False).head(params.elm24.rows_per_task).reset_index(drop=True)
-        scored = elm.evaluate(ilm.to(device()), tasks, test, max_new_tokens=params.elm24.max_new_tokens,
-                              no_repeat_ngram=params.elm24.no_repeat_ngram, in_text=in_text)
+        scored = elm_eval.evaluate(ilm.to(device()), tasks, test, max_new_tokens=params.elm24.max_new_tokens,
+                                   no_repeat_ngram=params.elm24.no_repeat_ngram, in_text=in_text)
         autocast = use_bfloat16(params.evaluation.precision)
         sc = semantic_consistency(*(sentences(params.elm24.sentence_encoder, tuple(scored[column]), autocast)
                                     for column in ("generated", "target")))
         scored.assign(SC=sc).to_parquet(folder / "scored.parquet")
 
     return stage("elm_evaluation", params.profile, settings, [cf, rows, llm, *([aligned] if aligned else [])],
-                 (*study.PHASE2_CODE, "elm"), make if build else None, "05_elm24_eval")
+                 (*study.PHASE2_CODE, "elm", "elm_eval"), make if build else None, "05_elm24_eval")
 
 
 def load_ilm(params: Params, seed: int, method: str) -> ILM:
@@ -197,9 +200,14 @@ def load_ilm(params: Params, seed: int, method: str) -> ILM:
 
 
 @torch.no_grad()
-def item_tokens(params: Params, seed: int, method: str) -> np.ndarray:
-    """(I, N, H) what the LLM reads in the place of every film, after phase 2."""
-    ilm = load_ilm(params, seed, method)
+def item_tokens(params: Params, seed: int, method: str, *, trained: bool = True) -> np.ndarray:
+    """(I, N, H) what the LLM reads in the place of every film: after phase 2, or where it starts from."""
+    if trained:
+        ilm = load_ilm(params, seed, method)
+    else:
+        aligned = phase1(params, seed) if METHODS[method].phase1 else None
+        ilm = study.new_ilm(_own_lengths(params), method, backbone(params, seed), study.embeddings(params, seed), aligned,
+                            None, seed)
     return ilm.tokens(torch.arange(ilm.num_items)).numpy()
 
 

@@ -20,9 +20,10 @@ PALETTE = {
     "Popularity": "#9A9A9A", "iALS": "#8C6D31", "SASRec": "#882255", "OpenP5-R": "#4D4D4D",
     "MLP": "#E69F00", "MLP-N": "#F5C24C", "ILM-rand": "#56B4E9", "ILM": "#0072B2",
     "ILM-IT": "#009E73", "ILM-IT-II": "#CC79A7", "ILM-IT-UI": "#332288",
-    "Oracle": "#000000", "Film-blind": "#D55E00", "Title-in-text": "#B8A200",
+    "Oracle": "#000000", "Film-blind": "#D55E00", "Facts-in-text": "#6B8E23",
+    "Title-in-text": "#B8A200",
 }  # fmt: skip
-MARKERS = dict(zip(METHODS, "pd^sD8vohXP*<>", strict=True))
+MARKERS = dict(zip(METHODS, "pd^sD8vohXP*<H>", strict=True))
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#332288", "#8C6D31")
 STYLE = {
     "figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True,

@@ -8,7 +8,7 @@ from bench import __main__ as runner
 from bench import decode, gpu, training
 from bench import elm as elm_bench
 from bench.harness import Row, at_least, at_most, compare, peak_memory, read_results
-from ilm_lib import elm
+from ilm_lib import elm_eval
 
 SMALL = {"batch": 3, "prompt": 20, "items": 60, "width": 64, "layers": 1, "vocab": 300}
 
@@ -72,7 +72,7 @@ def test_the_elm_bench_writes_long_texts_of_every_task_for_every_film(monkeypatc
     ilm, tasks = elm_bench.setting()
     test = tasks.part("test")
     assert len(test) == 24 * 40 and (test.groupby("task")["item"].nunique() == 40).all()
-    scored = elm.evaluate(ilm, tasks, test.iloc[::320].reset_index(drop=True), max_new_tokens=8)
+    scored = elm_eval.evaluate(ilm, tasks, test.iloc[::320].reset_index(drop=True), max_new_tokens=8)
     assert (scored["generated"].map(len) >= 8).all() and np.isfinite(scored["nll"]).all()
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ilm_lib import elm, load_params, study, study_elm
+from ilm_lib import elm, elm_eval, load_params, study, study_elm
 from ilm_lib.probes import rank_agreement
 from ilm_lib.prompts import Item
 
@@ -35,6 +35,8 @@ def test_films_are_slots_or_words(elm_tasks):
     assert elm_tasks.prompt(row(elm_tasks, 3)) == ["How does ", Item(5), " differ from ", Item(4), "?"]
     assert "".join(elm_tasks.prompt(row(elm_tasks, 3), "title")) == "How does Film 5 (1995) differ from Film 4 (1994)?"
     assert "".join(elm_tasks.prompt(row(elm_tasks, 2), "card")) == "Pitch Film 3 (1993) (Drama; Plot of number 3.) ."
+    assert "".join(elm_tasks.prompt(row(elm_tasks, 2), "facts")) == "Pitch a film (1993) (Drama) ."
+    assert elm.in_words({"title": "Untitled"}, "facts") == "a film"
 
 
 def test_a_card_drops_facts_at_random_but_never_the_title():
@@ -54,8 +56,8 @@ def test_phase_1_pairs_are_training_films_with_their_titles_and_no_interactions(
 
 def test_likelihood_and_texts_come_in_the_order_of_the_rows(elm_tasks, new_ilm):
     ilm, test = new_ilm("qformer"), elm_tasks.part("test")
-    scored = elm.evaluate(ilm, elm_tasks, test, max_new_tokens=4, batch_size=1)
-    together = elm.evaluate(ilm, elm_tasks, test, max_new_tokens=4, batch_size=2)
+    scored = elm_eval.evaluate(ilm, elm_tasks, test, max_new_tokens=4, batch_size=1)
+    together = elm_eval.evaluate(ilm, elm_tasks, test, max_new_tokens=4, batch_size=2)
     assert scored["generated"].tolist() == together["generated"].tolist()
     np.testing.assert_allclose(scored["nll"], together["nll"], rtol=1e-4)
     for i, r in enumerate(test.itertuples()):
@@ -65,26 +67,27 @@ def test_likelihood_and_texts_come_in_the_order_of_the_rows(elm_tasks, new_ilm):
 
 def test_a_film_in_words_is_what_the_bare_model_reads(elm_tasks, new_ilm):
     test = elm_tasks.part("test")
-    a, b = (elm.evaluate(new_ilm(kind), elm_tasks, test, max_new_tokens=3, in_text="card") for kind in ("none", "qformer"))
+    a, b = (elm_eval.evaluate(new_ilm(kind), elm_tasks, test, max_new_tokens=3, in_text="card")
+            for kind in ("none", "qformer"))
     assert a["nll"].tolist() == b["nll"].tolist() and a["generated"].tolist() == b["generated"].tolist()
-    assert not np.allclose(a["nll"], elm.evaluate(new_ilm("qformer"), elm_tasks, test, max_new_tokens=3)["nll"])
+    assert not np.allclose(a["nll"], elm_eval.evaluate(new_ilm("qformer"), elm_tasks, test, max_new_tokens=3)["nll"])
 
 
 def test_a_walk_begins_and_ends_at_the_films(new_ilm):
     ilm = new_ilm("qformer")
-    said = elm.walk(ilm, 2, 7, ("Describe ", "."), points=3, max_new_tokens=5)
+    said = elm_eval.walk(ilm, 2, 7, ("Describe ", "."), points=3, max_new_tokens=5)
     assert [said[0], said[2]] == ilm.generate([["Describe ", Item(2), "."], ["Describe ", Item(7), "."]], max_new_tokens=5)
     assert len(said) == 3 and ilm.cf.shape[0] > 3  # the model itself stays as it was
 
 
 def test_no_answer_repeats_itself_but_it_may_repeat_the_prompt(elm_tasks, new_ilm):
-    (rule,), scores = elm.no_repeat(2), torch.zeros(1, 10)
+    (rule,), scores = elm_eval.no_repeat(2), torch.zeros(1, 10)
     assert rule(torch.tensor([[7, 8, 7]]), scores).isfinite().all()  # the prompt: 8 may follow 7 again
     banned = rule(torch.tensor([[7, 8, 7, 8, 9, 8]]), scores).isinf()[0]
     assert banned.nonzero().flatten().tolist() == [9]
-    assert len(elm.no_repeat(0)) == 0
+    assert len(elm_eval.no_repeat(0)) == 0
     ilm, test = new_ilm("qformer"), elm_tasks.part("test")
-    texts = {n: elm.evaluate(ilm, elm_tasks, test, max_new_tokens=16, no_repeat_ngram=n)["generated"].tolist()
+    texts = {n: elm_eval.evaluate(ilm, elm_tasks, test, max_new_tokens=16, no_repeat_ngram=n)["generated"].tolist()
              for n in (0, 1)}
     assert texts[0] != texts[1]
 
@@ -105,8 +108,8 @@ def test_mlp_n_is_the_mlp_with_the_tokens_of_the_qformer(tmp_path, monkeypatch):
         "backbone.layers": 1, "backbone.width": 16, "backbone.heads": 2, "elm24.backbone_steps": 1,
         "elm24.phase2_steps": 1, "elm24.rows_per_task": 1, "elm24.max_new_tokens": 1, "elm24.mlp_n": True,
         "phase2.batch_size": 2})
-    assert study_elm.anchors(params) == ["MLP-N", "Film-blind", "Title-in-text"]
-    assert study_elm.anchors(load_params("toy")) == ["Film-blind", "Title-in-text"]
+    assert study_elm.anchors(params) == ["MLP-N", "Film-blind", "Facts-in-text", "Title-in-text"]
+    assert study_elm.anchors(load_params("toy")) == ["Film-blind", "Facts-in-text", "Title-in-text"]
     study.data(params, build=True)
     tokens = {}
     for method in ("MLP", "MLP-N"):
@@ -114,3 +117,5 @@ def test_mlp_n_is_the_mlp_with_the_tokens_of_the_qformer(tmp_path, monkeypatch):
         tokens[method] = json.loads(trained("encoder.json").read_text())["config"]["num_tokens"]
         assert len(study_elm.scored(trained)) == 24
     assert tokens == {"MLP": 1, "MLP-N": 3}
+    before, after = (study_elm.item_tokens(params, 0, "MLP", trained=trained) for trained in (False, True))
+    assert before.shape == after.shape == (80, 1, 16) and 0 < np.abs(before - after).max() < 1  # one step of training
