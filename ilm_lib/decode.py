@@ -90,14 +90,14 @@ def beam_search(llm: PreTrainedModel, prefill: Prefill, *, beams: int, eos_id: i
         live, logits = spent.sum(1), read[:, -1:]
 
     for step in range(len(stem), max_new_tokens):
-        allowed = None
+        columns = allowed = None
         if trie:
-            child = trie.next[node]  # (B, k, C)
-            allowed = (child >= 0) & open_nodes.gather(1, child.clamp_min(0).flatten(1)).view_as(child)
-        scores, beam, token, column = beam_step(live, logits, 2 * K, trie.tokens if trie else None, allowed)
+            child, there = trie.ways(node, step)  # (B, k, C)
+            columns, allowed = trie.token[child], there & open_nodes.gather(1, child.flatten(1)).view_as(child)
+        scores, beam, token, column = beam_step(live, logits, 2 * K, columns, allowed)
         path = torch.cat([tokens.gather(1, beam[:, :, None].expand(-1, -1, step)), token[:, :, None]], 2)
         if trie:
-            node = trie.next[node.gather(1, beam), column]  # (B, 2K); -1 where the score is -inf
+            node = child.flatten(1).gather(1, beam * child.shape[2] + column)  # (B, 2K); any where the score is -inf
         ends, length = token == eos_id, step + 1
 
         finished = torch.where(ends & ~settled, scores / length**length_penalty, -torch.inf)[:, :K]

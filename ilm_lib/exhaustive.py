@@ -29,25 +29,23 @@ def score_all(llm: PreTrainedModel, prefill: Prefill, trie: Trie, *, width: int 
     if not takes_4d_mask(llm, prefill.mask.shape[1] + trie.path.shape[1]):
         raise ValueError(f"{type(llm).__name__} takes no 4-D attention mask: rank with beam_search")
     ancestors, depth, preorder = _family(trie)
-    inner = preorder[(trie.next[preorder] >= 0).any(1)]  # nodes the LLM reads: neither root nor leaf
+    inner = preorder[trie.count[preorder] > 0]  # nodes the LLM reads: neither root nor leaf
     B = len(prefill.logits)
-    step = prefill.logits.new_zeros(B, len(trie.next), dtype=torch.float)  # log p of a node given its parent
+    step = prefill.logits.new_zeros(B, len(trie.token), dtype=torch.float)  # log p of a node given its parent
 
     def write(nodes: Tensor, logits: Tensor) -> None:
         """Logits (B, n, V) after n nodes, to their children."""
-        logp = logits[..., trie.tokens].float() - logits.float().logsumexp(-1, keepdim=True)
-        row, column = (trie.next[nodes] >= 0).nonzero(as_tuple=True)
-        step[:, trie.next[nodes[row], column]] = logp[:, row, column]
+        row = torch.arange(len(nodes), device=nodes.device).repeat_interleave(trie.count[nodes])
+        nth = torch.arange(len(row), device=nodes.device) - (trie.count[nodes].cumsum(0) - trie.count[nodes])[row]
+        child = trie.first[nodes][row] + nth
+        step[:, child] = logits[:, row, trie.token[child]].float() - logits.float().logsumexp(-1)[:, row]
 
     write(preorder.new_zeros(1), prefill.logits[:, None])
-    token = torch.zeros_like(depth)
-    parent, column = (trie.next >= 0).nonzero(as_tuple=True)
-    token[trie.next[parent, column]] = trie.tokens[column]
     for own in inner.split(width):
         above = ancestors[own[0], :depth[own[0]]]
         nodes = torch.cat([above, own])
         seen = ancestors[nodes][:, depth[nodes]] == nodes  # (n, n): is each of them on the other's way
-        logits = Tree(llm, prefill).forward(token[nodes].expand(B, -1), seen.expand(B, -1, -1), depth[nodes])
+        logits = Tree(llm, prefill).forward(trie.token[nodes].expand(B, -1), seen.expand(B, -1, -1), depth[nodes])
         write(own, logits[:, len(above):])
     return (step[:, trie.path] * _fresh(trie.path)).sum(-1)
 
@@ -63,8 +61,8 @@ def _family(trie: Trie) -> tuple[Tensor, Tensor, Tensor]:
     """(nodes, L) the nodes an answer passes down to a node, itself included, -1 after it; (nodes,) how many are above
     it, the root left out; and all nodes but the root in preorder."""
     path, fresh = trie.path, _fresh(trie.path)
-    ancestors = path.new_full((len(trie.next), path.shape[1]), -1)
-    depth = path.new_zeros(len(trie.next))
+    ancestors = path.new_full((len(trie.token), path.shape[1]), -1)
+    depth = path.new_zeros(len(trie.token))
     for d in range(path.shape[1]):
         here = path[fresh[:, d]]
         ancestors[here[:, d], :d + 1] = here[:, :d + 1]

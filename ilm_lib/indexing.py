@@ -39,6 +39,10 @@ class Indexing:
                     lead = self.history_separator
         return prompt
 
+    def names(self) -> list[str]:
+        """All items and users as texts name them."""
+        return [*(f"item_{i}" for i in self.item_index), *(f"user_{u}" for u in self.user_index)]
+
     def answer(self, target: str, row: int) -> str:
         """The answer's text, e.g. " Toy item_1234", from a template's target."""
         return self._answer(target, int(row))

@@ -1,7 +1,7 @@
 """The numeric hot paths: pure functions on tensors, no modules, no state.
 
 Shapes: B rows of a batch, T positions, H width of the LLM, N query tokens, S slots, E distinct
-entities, K beams, I items, C distinct tokens in the trie.
+entities, K beams, I items, C tokens that may follow.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,61 +97,70 @@ def pair_similarity(a: Tensor, b: Tensor, selection: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Trie:
-    """All valid answers as one integer transition table, shared by all users.
+    """All valid answers as one tree of tokens, shared by all users.
+
+    Nodes are numbered level by level and those of one parent by token, so that a node's children are a range of nodes:
+    the tree takes a few integers a node, whether an item's name is four tokens or one of a hundred thousand.
 
     Attributes:
-        tokens: (C,) the token ids that occur in answers.
-        next: (nodes, C) the node after a token, or -1. Node 0 is the root.
+        token: (nodes,) the token id that leads to a node. Node 0 is the root.
+        first, count: (nodes,) a node's first child, and how many it has.
         item: (nodes,) the item whose answer ends at this node, or -1.
         path: (I, L) the nodes of an item's answer, padded with its leaf.
         below: (nodes,) how many items lie at or below the node.
         stem: the tokens that all answers begin with; their nodes are 1..len(stem).
-        widths: number of nodes with children at each depth; on the host, so that a search need not ask the device.
+        widths, most: at each depth, number of nodes with children and most children of one; on the host, so that a
+            search need not ask the device.
     """
 
-    tokens: Tensor
-    next: Tensor
+    token: Tensor
+    first: Tensor
+    count: Tensor
     item: Tensor
     path: Tensor
     below: Tensor
     stem: tuple[int, ...]
     widths: tuple[int, ...]
+    most: tuple[int, ...]
 
     @classmethod
     def build(cls, answers: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> "Trie":
         """Args: answers: token ids of every item's answer, end-of-sequence included, all distinct."""
-        tokens = sorted({t for a in answers for t in a})
-        column = {t: i for i, t in enumerate(tokens)}
-        table: list[dict[int, int]] = [{}]
-        paths = []
-        for answer in answers:
-            node, path = 0, []
-            for token in answer:
-                child = table[node].setdefault(column[token], len(table))
-                if child == len(table):
-                    table.append({})
-                node = child
-                path.append(node)
-            paths.append(path)
-        longest = max(map(len, paths))
-        path = torch.tensor([p + [p[-1]] * (longest - len(p)) for p in paths])
-        if len(set(path[:, -1].tolist())) != len(paths):
+        longest = max(map(len, answers))
+        ids = np.full((len(answers), longest), -1)
+        for row, answer in zip(ids, answers):
+            row[:len(answer)] = answer
+        base, nodes, node, path = ids.max() + 1, 1, np.zeros(len(answers), np.int64), np.empty_like(ids)
+        token, parent, passed, widths, most = [np.zeros(1, np.int64)], [], [node.copy()], [], []
+        for depth in range(longest):
+            on = ids[:, depth] >= 0
+            edges, place = np.unique(node[on] * base + ids[on, depth], return_inverse=True)
+            node[on] = nodes + place
+            nodes += len(edges)
+            path[:, depth] = node
+            passed.append(node[on])
+            parent.append(edges // base)
+            token.append(edges % base)
+            families = np.unique(parent[-1], return_counts=True)[1]
+            widths.append(len(families))
+            most.append(int(families.max()))
+        if len(np.unique(node)) != len(node):
             raise ValueError("two items have the same answer: item indexes must be distinct")
-        next_node = torch.full((len(table), len(tokens)), -1, dtype=torch.long)
-        for node, children in enumerate(table):
-            for col, child in children.items():
-                next_node[node, col] = child
-        item = torch.full((len(table),), -1, dtype=torch.long)
-        item[path[:, -1]] = torch.arange(len(paths))
-        below = torch.zeros(len(table), dtype=torch.long)
-        for p in paths:
-            below[[0, *p]] += 1
-        stem = 0  # nodes are numbered as they are met, so the stem of the first answer is 1, 2, ...
-        while len(table[stem]) == 1 and len(paths[0]) > stem + 1:
+        count, below = (np.bincount(np.concatenate(n), minlength=nodes) for n in (parent, passed))
+        first = 1 + count.cumsum() - count
+        item = np.full(nodes, -1)
+        item[node] = np.arange(len(node))
+        stem = 0
+        while stem < longest - 1 and widths[stem] == most[stem] == 1:
             stem += 1
-        widths = [1] + [sum(len(table[n]) > 0 for n in set(path[:, d].tolist())) for d in range(longest)]
-        tensors = (t.to(device) for t in (torch.tensor(tokens), next_node, item, path, below))
-        return cls(*tensors, tuple(answers[0][:stem]), tuple(widths))
+        tensors = (torch.from_numpy(a).to(device) for a in (np.concatenate(token), first, count, item, path, below))
+        return cls(*tensors, tuple(answers[0][:stem]), (*widths, 0), tuple(most))
+
+    def ways(self, node: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """Children of nodes (B, K) of one depth, (B, K, most[depth]), and where there is one (elsewhere it says 0)."""
+        place = torch.arange(self.most[depth], device=node.device)
+        there = place < self.count[node][..., None]
+        return torch.where(there, self.first[node][..., None] + place, 0), there
 
     def allowed(self, banned: Tensor | None, batch: int) -> Tensor:
         """(B, nodes) bool: the node leads to an item the row may still be recommended.
@@ -176,18 +186,19 @@ def beam_step(scores: Tensor, logits: Tensor, width: int, columns: Tensor | None
     Args:
         scores: (B, K) log probability of every beam; logits: (B, K, V) of the next tokens.
         width: how many continuations to keep.
-        columns: (C,) the token ids that may follow; None: any. allowed: (B, K, C) bool, which of them may.
+        columns: (B, K, C) token ids that may follow; None: any. allowed: (B, K, C) bool, which of them may.
 
     Returns:
         scores (B, width), the beam each came from, its token, and its column, (B, width) each.
     """
     total = scores[:, :, None] - logits.float().logsumexp(-1, keepdim=True)  # (B, K, 1)
     if columns is not None:
-        logits = logits[..., columns]
+        logits = logits.gather(2, columns)
     if allowed is not None:
         logits = logits.masked_fill(~allowed, -torch.inf)
     # The best of a row are among the best of its beams: no (B, K * V) table of sums is made or sorted.
     ahead, column = logits.topk(min(width, logits.shape[2]), dim=2)  # (B, K, w)
     best, index = (total + ahead.float()).flatten(1).topk(min(width, ahead.shape[1] * ahead.shape[2]), dim=1)
     beam, column = index // ahead.shape[2], column.flatten(1).gather(1, index)
-    return best, beam, column if columns is None else columns[column], column
+    token = column if columns is None else columns.flatten(1).gather(1, beam * columns.shape[2] + column)
+    return best, beam, token, column

@@ -137,6 +137,8 @@ class Backbone(Optim):
     width: int = Field(1024, gt=0)
     heads: int = Field(16, gt=0)
     vocab: int = Field(8000, gt=300)
+    index_tokens: Literal["pairs", "whole"] = Field(
+        "pairs", description="how our LLM reads item_1234: two digits a token, or one token for every item and user")
     seed: int | None = Field(None, description="fix it to share one backbone between seeds; None: the run's seed")
 
 
@@ -220,6 +222,8 @@ READINGS: dict[str, dict[str, Any]] = {
     "CF dimension 128": {"embeddings.dim": 128},
     "WALS of implicit": {"embeddings.engine": "implicit"},
     "item tokens at positions of their own": {"phase2.item_positions": "own"},
+    "an index is read in pairs of digits": {"backbone.index_tokens": "pairs"},
+    "an index is one token": {"backbone.index_tokens": "whole"},
 }
 
 

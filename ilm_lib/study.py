@@ -149,7 +149,8 @@ def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
         tasks = recommendation_tasks(params)
         if params.backbone.pretrained:
             return reference(folder, params.backbone.pretrained)
-        tokenizer = train_tokenizer(tasks.corpus(), params.backbone.vocab)
+        whole = tasks.indexing.names() if params.backbone.index_tokens == "whole" else ()
+        tokenizer = train_tokenizer(tasks.corpus(), params.backbone.vocab, whole=whole)
         encoder = PromptEncoder(tokenizer, tasks.data.num_items, 0)
         pretrain(folder, params.backbone, tokenizer,
                  tasks.training_batches(encoder, params.backbone.batch_size, "text", seed), seed=seed)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 from typing import Iterable, Sequence
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-# An index is read in pairs of digits, so that 100 tokens name every item of any catalogue.
+# Numbers are read in pairs of digits, so that 100 tokens name every item of any catalogue.
 _PIECES = r" ?[\p{L}]+_?|\d{1,2}| ?[^\s\p{L}\d]+|\s+"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, *, specials: Sequence[str] = ("[PAD]", "[BOS]", "[EOS]"),
-                    ) -> PreTrainedTokenizerFast:
+                    whole: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """A small lossless byte-level BPE tokenizer.
 
     Args:
         texts: training texts. vocab_size: upper bound, with the 256 bytes, 100 pairs of digits and the
             specials, which are there in any case.
         specials: padding, beginning and end of sequence, in this order; further ones may follow.
+        whole: strings that are a token each wherever they stand, beside `vocab_size`; the longest that fits is taken.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -37,6 +38,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, specials: Sequence
             vocab[pair] = len(vocab)
             merges.append(list(pair))
     tokenizer = Tokenizer.from_str(json.dumps(state))
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in whole])
     pad, bos, eos = specials[:3]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, bos_token=bos, eos_token=eos,

@@ -13,7 +13,7 @@ def test_every_node_has_its_ancestors_and_a_place_in_preorder():
         for d, node in enumerate(path):
             assert depth[node] == d and ancestors[node].tolist() == path[:d + 1] + [-1] * (4 - d)
     order = preorder.tolist()
-    assert sorted(order) == list(range(1, len(trie.next)))
+    assert sorted(order) == list(range(1, len(trie.token)))
     for node in order:  # a subtree is one run of the order, its root first
         below = [n for n in order if node in ancestors[n].tolist()]
         assert order[order.index(node):][:len(below)] == below

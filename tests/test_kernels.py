@@ -82,9 +82,9 @@ def walk(trie, answer):
     """The nodes of a token sequence, as far as the trie goes."""
     node, path = 0, []
     for token in answer:
-        column = (trie.tokens == token).nonzero()
-        node = int(trie.next[node, column]) if len(column) else -1
-        if node < 0:
+        children = range(int(trie.first[node]), int(trie.first[node] + trie.count[node]))
+        node = next((n for n in children if int(trie.token[n]) == token), None)
+        if node is None:
             break
         path.append(node)
     return path
@@ -98,7 +98,7 @@ def test_the_trie_holds_every_answer_and_nothing_else():
         assert trie.path[i, :len(path)].tolist() == path and set(trie.path[i, len(path):].tolist()) <= {path[-1]}
         assert all(int(trie.item[n]) == -1 for n in path[:-1])
     assert len(walk(trie, [7, 5])) == 1 and walk(trie, [3]) == [] and walk(trie, [8]) == []
-    assert len(trie.next) == 1 + len({tuple(a[:n]) for a in ANSWERS for n in range(1, len(a) + 1)})
+    assert len(trie.token) == 1 + len({tuple(a[:n]) for a in ANSWERS for n in range(1, len(a) + 1)})
     assert int(trie.below[0]) == 5 and int(trie.below[walk(trie, [7, 3])[-1]]) == 3
 
 
@@ -108,7 +108,7 @@ def allowed_by_hand(trie, banned):
     for i, answer in enumerate(ANSWERS):
         if i not in banned:
             open_nodes |= {0, *walk(trie, answer)}
-    return torch.tensor([n in open_nodes for n in range(len(trie.next))])
+    return torch.tensor([n in open_nodes for n in range(len(trie.token))])
 
 
 @pytest.mark.parametrize("banned", [
@@ -128,7 +128,7 @@ def test_an_item_banned_twice_is_banned_once():
 
 def test_no_bans_leave_everything_open():
     trie = Trie.build(ANSWERS)
-    assert trie.allowed(None, 2).shape == (2, len(trie.next)) and trie.allowed(None, 2).all()
+    assert trie.allowed(None, 2).shape == (2, len(trie.token)) and trie.allowed(None, 2).all()
 
 
 def test_equal_answers_are_refused():
@@ -140,17 +140,19 @@ def test_beam_step_takes_the_best_of_all_continuations():
     scores = torch.tensor([[-1.0, -5.0], [-9.0, 0.0]])
     logits = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(0))
     total = scores[:, :, None] + logits.log_softmax(-1)
-    for columns, allowed in ((None, None), (torch.tensor([1, 3, 4]), torch.tensor([[[True, True, False]] * 2] * 2))):
-        left = total if columns is None else total[..., columns].masked_fill(~allowed, -torch.inf)
+    for columns, allowed in ((None, None), (torch.tensor([[[1, 3, 4], [0, 2, 5]]] * 2),
+                                                  torch.tensor([[[True, True, False]] * 2] * 2))):
+        left = total if columns is None else total.gather(2, columns).masked_fill(~allowed, -torch.inf)
         wanted = left.flatten(1).sort(descending=True)
         best, beam, token, column = beam_step(scores, logits, 3, columns, allowed)
         torch.testing.assert_close(best, wanted.values[:, :3])
         assert torch.equal(beam * left.shape[2] + column, wanted.indices[:, :3])
-        assert torch.equal(token, column if columns is None else columns[column])
+        row = torch.arange(2)[:, None]
+        assert torch.equal(token, column if columns is None else columns[row, beam, column])
     assert beam_step(scores, logits, 20)[0].shape == (2, 12)  # no more than there are
 
 
 def test_trie_finds_what_all_answers_begin_with():
     trie = Trie.build([[3, 4, 5, 2], [3, 4, 6, 2], [3, 4, 6, 7, 2]])
-    assert trie.stem == (3, 4) and trie.widths == (1, 1, 1, 2, 1, 0)
+    assert trie.stem == (3, 4) and trie.widths == (1, 1, 1, 2, 1, 0) and trie.most == (1, 1, 2, 2, 1)
     assert Trie.build([[3, 2], [4, 2]]).stem == () and Trie.build([[3, 4, 2]]).stem == (3, 4)

@@ -32,6 +32,16 @@ def test_digits_come_in_pairs(tokenizer):
     assert all(len(tokenizer(f"{i:02d}")["input_ids"]) == 1 for i in range(100))
 
 
+def test_whole_names_are_one_token_each_and_the_longest_wins():
+    names = ["item_12", "item_1234", "user_12"]
+    whole = train_tokenizer(["What follows Toy items item_12 , item_1234 for Toy user_12 ?"], 500, whole=names)
+    text = "Toy user_12 has item_1234 , item_12 and item_99 ."
+    tokens = whole.convert_ids_to_tokens(whole(text)["input_ids"])
+    assert [t for t in tokens if t in names] == ["user_12", "item_1234", "item_12"] and "99" in tokens
+    assert whole.decode(whole(text)["input_ids"]) == text
+    assert PromptEncoder(whole, num_items=5, num_query_tokens=0).cuts
+
+
 def test_every_pair_is_one_token_however_many_words_want_a_place():
     words = [f"{a}{b}{c}{d} " * 99 for a in "bcdfg" for b in "aeiou" for c in "klmnp" for d in "aeiou"]
     small = train_tokenizer(words, 500)

@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 
 from ilm_lib import study, study_openp5
 from ilm_lib.artifacts import Artifact
+from ilm_lib.exhaustive import beam_recall
 from ilm_lib.profiles import load_params
 
 
@@ -91,3 +92,18 @@ def test_wider_beams_are_runs_of_their_own_and_leave_those_of_the_profile(params
     own, also, wide = (s["evaluation"] for s in seen)
     assert own == also and (own["beams"], wide["beams"]) == (10, 40) and wide["prompts"] == ("seen",)
     assert study_openp5.beside(more, "evaluation.beams", 10) is more
+
+
+def test_a_beam_misses_nothing_where_every_name_is_one_token(tmp_path, monkeypatch):
+    monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path))
+    params = load_params("toy", **{
+        "data.num_items": 80, "data.num_users": 60, "embeddings.dim": 4, "backbone.layers": 1, "backbone.width": 16,
+        "backbone.heads": 2, "backbone.steps": 60, "backbone.index_tokens": "whole"})
+    study.data(params, build=True)
+    cf, llm = study.embeddings(params, 0, build=True), study.backbone(params, 0, build=True)
+    tasks = study.recommendation_tasks(params)
+    ilm = study.new_ilm(params, "OpenP5-R", llm, cf, None, tasks, 0)
+    names = tasks.indexing.names()
+    assert len(names) == 140 and ilm.tokenizer.convert_ids_to_tokens(ilm.tokenizer(names[0])["input_ids"]) == [names[0]]
+    assert ilm.trie.most[-2:] == (80, 1) and set(ilm.trie.most[:-2]) == {1}  # one choice, among all items
+    assert (beam_recall(ilm, tasks, task="sequential", users=np.arange(60)) == 1).all()
