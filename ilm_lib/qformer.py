@@ -182,20 +182,22 @@ class QFormer(nn.Module):
         """
         items, texts = pairs if pairs is not None else (torch.arange(len(ids), device=ids.device),) * 2
         together, L = 1 if cf.dim() == 2 else cf.shape[1], ids.shape[1]
-        N, item = together * self.num_query_tokens, self._keys(cf).unflatten(0, (-1, together))[items].flatten(0, 1)
+        # index_select and not x[rows]: where a row is taken twice, the latter's gradients add up in any order.
+        item = self._keys(cf).unflatten(0, (-1, together)).index_select(0, items).flatten(0, 1)
+        N = together * self.num_query_tokens
         see = F.pad(mask.bool(), (N, 0), value=True)[:, None, None]
         queries = self.norm(self.query_tokens).repeat(1, together, 1).expand(len(ids), -1, -1)
         x = torch.cat([queries, self._embed(ids)], 1)
         for i, layer in enumerate(self.layers[:-1]):
             queries, text = layer.attend(x, see)[0].split([N, L], 1)
             if i == 0:
-                queries, text, see = queries[texts], layer.tower(text)[texts], see[texts]
+                queries, text, see = (x.index_select(0, texts) for x in (queries, layer.tower(text), see))
             else:
                 text = layer.tower(text)
             queries = layer.tower(queries.unflatten(1, (together, -1)).flatten(0, 1), item)  # each reads its own item
             x = torch.cat([queries.view(len(text), N, -1), text], 1)
         cls = self.layers[-1].tower(self.layers[-1].attend_at(x, N, see))[:, 0]
-        return self.match_head(cls if len(self.layers) > 1 else cls[texts])
+        return self.match_head(cls if len(self.layers) > 1 else cls.index_select(0, texts))
 
     def generate(self, cf: Tensor, ids: Tensor, mask: Tensor, memory: list[KeysValues] | None = None,
                  at: Tensor | None = None) -> Tensor:

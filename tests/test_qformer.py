@@ -118,6 +118,23 @@ def test_losses_and_their_gradients_are_those_on_hugging_faces_qformer(new_qform
             torch.testing.assert_close(a.grad[rows], b.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_equal_steps_of_matching_have_equal_gradients_on_two_threads():
+    torch.manual_seed(0)
+    model = QFormer(QFormerParams(num_query_tokens=4, layers=2, width=64, heads=4, text_vocab=500), 16, 500)
+    cf, ids, row = torch.randn(48, 16), torch.randint(5, 500, (48, 40)), torch.arange(48)
+    pairs = torch.cat([row, row, row * 7 % 48 // 8]), torch.cat([row, row * 5 % 48 // 8, row])  # some rows often
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for _ in range(4):
+            model.zero_grad()
+            o.itm_loss(model.match(cf, ids, torch.ones_like(ids, dtype=torch.bool), pairs), 48).backward()
+            found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], again) for again in found[1:])
+
+
 def test_h_cls_alone_is_that_of_the_whole_text(qformer, inputs):
     _, ids, mask = inputs
     whole, alone = qformer.text(ids, mask)[:, 0], qformer.cls(ids, mask)
