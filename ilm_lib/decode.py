@@ -94,10 +94,10 @@ def beam_search(llm: PreTrainedModel, prefill: Prefill, *, beams: int, eos_id: i
         if trie:
             child, there = trie.ways(node, step)  # (B, k, C)
             columns, allowed = trie.token[child], there & open_nodes.gather(1, child.flatten(1)).view_as(child)
-        scores, beam, token, column = beam_step(live, logits, 2 * K, columns, allowed)
+        scores, beam, token, place = beam_step(live, logits, 2 * K, columns, allowed)
         path = torch.cat([tokens.gather(1, beam[:, :, None].expand(-1, -1, step)), token[:, :, None]], 2)
         if trie:
-            node = child.flatten(1).gather(1, beam * child.shape[2] + column)  # (B, 2K); any where the score is -inf
+            node = child.flatten(1).gather(1, place)  # (B, 2K); any where the score is -inf
         ends, length = token == eos_id, step + 1
 
         finished = torch.where(ends & ~settled, scores / length**length_penalty, -torch.inf)[:, :K]

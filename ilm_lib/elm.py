@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Literal, Sequence
@@ -10,6 +9,7 @@ from typing import Callable, Literal, Sequence
 import numpy as np
 import pandas as pd
 
+from ilm_lib.data.instructions import year
 from ilm_lib.phase1 import Pairs
 from ilm_lib.prompts import Batch, Item, Prompt, PromptEncoder
 from ilm_lib.training import drawn_batches
@@ -87,8 +87,8 @@ def in_words(film: dict, form: InText) -> str:
     """A film as text: its title; "a film (1995)" with genres; or `film_card`."""
     title = film.get("title", "a film")
     if form == "facts":
-        year = re.search(r"\(\d{4}\)\s*$", title)
-        return film_card({"title": f"a film {year[0]}" if year else "a film", "genres": film.get("genres")})
+        when = f" ({year(film)})" if year(film) else ""
+        return film_card({"title": f"a film{when}", "genres": film.get("genres")})
     return title if form == "title" else film_card(film)
 
 

@@ -35,9 +35,7 @@ def score_all(llm: PreTrainedModel, prefill: Prefill, trie: Trie, *, width: int 
 
     def write(nodes: Tensor, logits: Tensor) -> None:
         """Logits (B, n, V) after n nodes, to their children."""
-        row = torch.arange(len(nodes), device=nodes.device).repeat_interleave(trie.count[nodes])
-        nth = torch.arange(len(row), device=nodes.device) - (trie.count[nodes].cumsum(0) - trie.count[nodes])[row]
-        child = trie.first[nodes][row] + nth
+        child, row = trie.children(nodes)
         step[:, child] = logits[:, row, trie.token[child]].float() - logits.float().logsumexp(-1)[:, row]
 
     write(preorder.new_zeros(1), prefill.logits[:, None])

@@ -162,6 +162,13 @@ class Trie:
         there = place < self.count[node][..., None]
         return torch.where(there, self.first[node][..., None] + place, 0), there
 
+    def children(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """All children of nodes (n,), in their order, (C,), and for each the place of its parent in `nodes`."""
+        count = self.count[nodes]
+        parent = torch.arange(len(nodes), device=nodes.device).repeat_interleave(count)
+        nth = torch.arange(len(parent), device=nodes.device) - (count.cumsum(0) - count)[parent]
+        return self.first[nodes][parent] + nth, parent
+
     def allowed(self, banned: Tensor | None, batch: int) -> Tensor:
         """(B, nodes) bool: the node leads to an item the row may still be recommended.
 
@@ -189,7 +196,8 @@ def beam_step(scores: Tensor, logits: Tensor, width: int, columns: Tensor | None
         columns: (B, K, C) token ids that may follow; None: any. allowed: (B, K, C) bool, which of them may.
 
     Returns:
-        scores (B, width), the beam each came from, its token, and its column, (B, width) each.
+        scores (B, width), the beam each came from, its token, and its place among the row's K * C columns (K * V
+        tokens where there are no columns), (B, width) each.
     """
     total = scores[:, :, None] - logits.float().logsumexp(-1, keepdim=True)  # (B, K, 1)
     if columns is not None:
@@ -200,5 +208,5 @@ def beam_step(scores: Tensor, logits: Tensor, width: int, columns: Tensor | None
     ahead, column = logits.topk(min(width, logits.shape[2]), dim=2)  # (B, K, w)
     best, index = (total + ahead.float()).flatten(1).topk(min(width, ahead.shape[1] * ahead.shape[2]), dim=1)
     beam, column = index // ahead.shape[2], column.flatten(1).gather(1, index)
-    token = column if columns is None else columns.flatten(1).gather(1, beam * columns.shape[2] + column)
-    return best, beam, token, column
+    place = beam * logits.shape[2] + column
+    return best, beam, column if columns is None else columns.flatten(1).gather(1, place), place

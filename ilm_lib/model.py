@@ -139,6 +139,11 @@ class ILM(nn.Module):
             self._items = state, known, table
         return torch.cat([table[items], encoded[first:]]) if len(users) else table[items]
 
+    @torch.no_grad()
+    def item_tokens(self) -> Tensor:
+        """(I, N, H) what the LLM reads in the place of every item."""
+        return self.tokens(torch.arange(self.num_items, device=self.device))
+
     def forward(self, batch: Batch, **kwargs: Any) -> CausalLMOutputWithPast:
         """The LLM's output for encoded prompts (see `backbone.read`: `loss` and the logits of labelled tokens alone
         where the batch has labels).

@@ -209,14 +209,14 @@ def new_ilm(params: Params, method: str, llm: Artifact, cf: Artifact, aligned: A
                params.phase2.item_positions)
 
 
-def load_ilm(params: Params, seed: int, method: str, **kwargs: Any) -> ILM:
-    """The trained model of a method, for evaluation."""
-    cf, tasks = embeddings(params, seed), recommendation_tasks(params)
-    if METHODS[method].encoder == "none":
-        return new_ilm(params, method, backbone(params, seed), cf, None, tasks, seed).eval()
-    trained = phase2(params, seed, method, **kwargs)
-    ilm = new_ilm(params, method, backbone(params, seed), cf, None, tasks, seed, kwargs.get("shuffled", False))
-    return with_encoder(ilm, trained)
+def load_ilm(params: Params, seed: int, method: str, *, trained: bool = True, shuffled: bool = False) -> ILM:
+    """The model of a method, for evaluation; `trained`: after phase 2, else where it starts from."""
+    start = METHODS[method].phase1 and not trained
+    ilm = new_ilm(params, method, backbone(params, seed), embeddings(params, seed),
+                  phase1(params, seed, method) if start else None, recommendation_tasks(params), seed, shuffled)
+    if METHODS[method].encoder == "none" or not trained:
+        return ilm.eval()
+    return with_encoder(ilm, phase2(params, seed, method, shuffled=shuffled))
 
 
 def with_encoder(ilm: ILM, trained: Artifact) -> ILM:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ilm_lib import elm, elm_eval, study
 from ilm_lib.artifacts import Artifact, sha256, stage
@@ -192,23 +191,12 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
                  (*study.PHASE2_CODE, "elm", "elm_eval"), make if build else None, "05_elm24_eval")
 
 
-def load_ilm(params: Params, seed: int, method: str) -> ILM:
-    """The trained model of a method."""
-    trained = evaluation(params, seed, method)
-    ilm = study.new_ilm(params, method, backbone(params, seed), study.embeddings(params, seed), None, None, seed)
-    return study.with_encoder(ilm, trained)
-
-
-@torch.no_grad()
-def item_tokens(params: Params, seed: int, method: str, *, trained: bool = True) -> np.ndarray:
-    """(I, N, H) what the LLM reads in the place of every film: after phase 2, or where it starts from."""
-    if trained:
-        ilm = load_ilm(params, seed, method)
-    else:
-        aligned = phase1(params, seed) if METHODS[method].phase1 else None
-        ilm = study.new_ilm(_own_lengths(params), method, backbone(params, seed), study.embeddings(params, seed), aligned,
-                            None, seed)
-    return ilm.tokens(torch.arange(ilm.num_items)).numpy()
+def load_ilm(params: Params, seed: int, method: str, *, trained: bool = True) -> ILM:
+    """The model of a method; `trained`: after phase 2, else where it starts from."""
+    aligned = phase1(params, seed) if METHODS[method].phase1 and not trained else None
+    ilm = study.new_ilm(_own_lengths(params), method, backbone(params, seed), study.embeddings(params, seed), aligned,
+                        None, seed)
+    return study.with_encoder(ilm, evaluation(params, seed, method)) if trained else ilm.eval()
 
 
 @lru_cache(8)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ilm_lib import exhaustive, study
 from ilm_lib.artifacts import Artifact, stage, write_json
@@ -163,18 +162,6 @@ def loss_ranges(params: Params) -> pd.DataFrame:
 def _heldout(aligned: Artifact) -> dict[str, float]:
     history = pd.read_parquet(aligned("history.parquet"))
     return history[history["split"] == "heldout"].groupby("name")["value"].last().to_dict()
-
-
-@torch.no_grad()
-def item_tokens(params: Params, seed: int, method: str, *, trained: bool = True) -> np.ndarray:
-    """(I, N, H) what the LLM reads in the place of every item; `trained`: after phase 2, else as it starts phase 2."""
-    if trained:
-        ilm = study.load_ilm(params, seed, method)
-    else:
-        aligned = study.phase1(params, seed, method) if METHODS[method].phase1 else None
-        ilm = study.new_ilm(params, method, study.backbone(params, seed), study.embeddings(params, seed), aligned, None,
-                            seed).eval()
-    return ilm.tokens(torch.arange(ilm.num_items)).numpy()
 
 
 def by_user(params: Params, method: str, prompt: str, history: str, task: str = "both", *, build: bool = False,

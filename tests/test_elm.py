@@ -117,5 +117,5 @@ def test_mlp_n_is_the_mlp_with_the_tokens_of_the_qformer(tmp_path, monkeypatch):
         tokens[method] = json.loads(trained("encoder.json").read_text())["config"]["num_tokens"]
         assert len(study_elm.scored(trained)) == 24
     assert tokens == {"MLP": 1, "MLP-N": 3}
-    before, after = (study_elm.item_tokens(params, 0, "MLP", trained=trained) for trained in (False, True))
-    assert before.shape == after.shape == (80, 1, 16) and 0 < np.abs(before - after).max() < 1  # one step of training
+    before, after = (study_elm.load_ilm(params, 0, "MLP", trained=trained).item_tokens() for trained in (False, True))
+    assert before.shape == after.shape == (80, 1, 16) and 0 < (before - after).abs().max() < 1  # one step of training

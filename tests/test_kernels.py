@@ -144,10 +144,10 @@ def test_beam_step_takes_the_best_of_all_continuations():
                                                   torch.tensor([[[True, True, False]] * 2] * 2))):
         left = total if columns is None else total.gather(2, columns).masked_fill(~allowed, -torch.inf)
         wanted = left.flatten(1).sort(descending=True)
-        best, beam, token, column = beam_step(scores, logits, 3, columns, allowed)
+        best, beam, token, place = beam_step(scores, logits, 3, columns, allowed)
         torch.testing.assert_close(best, wanted.values[:, :3])
-        assert torch.equal(beam * left.shape[2] + column, wanted.indices[:, :3])
-        row = torch.arange(2)[:, None]
+        assert torch.equal(place, wanted.indices[:, :3]) and torch.equal(beam, place // left.shape[2])
+        row, column = torch.arange(2)[:, None], place % left.shape[2]
         assert torch.equal(token, column if columns is None else columns[row, beam, column])
     assert beam_step(scores, logits, 20)[0].shape == (2, 12)  # no more than there are
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ilm_lib.data import elm24_words as words
-from ilm_lib.data.instructions import Request, Teacher, article_first, genres, instruct
+from ilm_lib.data.instructions import Request, Teacher, article_first, genres, instruct, year
 
 MIN_WORDS = 15
 MIN_PLOT = 6  # words; a shorter piece of plot says nothing
@@ -157,7 +157,6 @@ SUBJECT = re.compile(rf"\b({NOUNS}) (?:who|whose|named|called)\b", re.IGNORECASE
 
 def read_facts(record: dict) -> Facts:
     title = (record.get("title") or "").strip()
-    year = re.search(r"\((\d{3})\d\)\s*$", title)
     name = re.sub(r"\s*\(.*\)\s*$", "", title)  # the year, and any "(a.k.a. ...)" before it
     overview = " ".join((record.get("overview") or "").split())
     keys = [k[0].lower() + k[1:] for k in SUBJECT.findall(overview) + OBJECT.findall(overview)]
@@ -165,7 +164,7 @@ def read_facts(record: dict) -> Facts:
     return Facts(
         titles=tuple(dict.fromkeys(t for t in (title, name, article_first(name)) if t)),
         genres=tuple(dict.fromkeys(g.lower() for g in genres(record)))[:3],
-        decade=f"{year[1]}0s" if year else "",
+        decade=f"{year(record)[:3]}0s" if year(record) else "",
         sentences=tuple(s for s in SENTENCE_END.split(overview) if s),
         keys=tuple(dict.fromkeys(keys)),
         tags=tuple(dict.fromkeys(t.replace("-", " ") for t in record.get("tags") or [] if t)),

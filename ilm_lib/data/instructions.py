@@ -53,6 +53,12 @@ def article_first(title: str) -> str:
     return re.sub(r"^(.+), (The|A|An)(?= \(|$)", r"\2 \1", title)
 
 
+def year(record: dict) -> str:
+    """The year that MovieLens puts after a title, or ""."""
+    found = re.search(r"\((\d{4})\)\s*$", record.get("title") or "")
+    return found[1] if found else ""
+
+
 def genres(record: dict) -> list[str]:
     """Without MovieLens' "(no genres listed)"."""
     return [g for g in record.get("genres") or [] if g and not g.startswith("(")]
@@ -60,10 +66,9 @@ def genres(record: dict) -> list[str]:
 
 def card(record: dict) -> str:
     """Year, genres, tags and plot, as far as the record has them."""
-    year = re.search(r"\((\d{4})\)\s*$", record.get("title") or "")
     plot = (record.get("overview") or "").split()
     parts = {
-        "year": year[1] if year else "",
+        "year": year(record),
         "genres": ", ".join(genres(record)),
         "tags": ", ".join(t for t in record.get("tags") or [] if t),
         "plot": " ".join(plot[:MAX_PLOT]) + (" ..." if len(plot) > MAX_PLOT else ""),
