@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ilm_lib.artifacts import Artifact, sha256, stage, write_json
 from ilm_lib.backbone import load_backbone, pretrain, reference
+from ilm_lib.card import run_card
 from ilm_lib.data import Dataset, data_dir, load_openp5
 from ilm_lib.data.templates import OUR_TEMPLATES, load_templates
 from ilm_lib.data.toy import make_toy_world
@@ -35,7 +36,7 @@ from ilm_lib.phase2 import new_encoder, train_phase2
 from ilm_lib.profiles import reports_dir, runs_dir
 from ilm_lib.prompts import PromptEncoder
 from ilm_lib.recommendation import RecommendationTasks, dev_metrics
-from ilm_lib.report import run_card, show
+from ilm_lib.tables import show
 from ilm_lib.tokenizer import train_tokenizer
 from ilm_lib.training import device, use_bfloat16
 

@@ -12,9 +12,12 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from ilm_lib import figures, ledger, report, result_figures, site, style
+from ilm_lib import figures, ledger, report, result_figures, site, style, tables
+from ilm_lib.card import commit, run_card
 from ilm_lib.ledger import Claim, write_claims, write_results
+from ilm_lib.metrics import mean_se
 from ilm_lib.paper import ELM_TASKS, METHODS, RESULT_COLUMNS
+from ilm_lib.profiles import ROOT
 
 NAN = float("nan")
 
@@ -36,24 +39,24 @@ def test_table_beside_paper_takes_errors_from_seeds_or_the_binomial():
         frame(row(value=0.10), row(value=0.12, seed=1), row(method="MLP", value=0.2), row(metric="NDCG@10", value=0.05),
               row(history="excluded", value=0.9), row(history="excluded", value=0.8, seed=1))  # fmt: skip
     )
-    df = report.table_beside_paper(results, "table3", "ML1M", history="kept")
+    df = tables.table_beside_paper(results, "table3", "ML1M", history="kept")
     hr = "both tasks, seen prompt", "HR@10"
     assert df.loc["ILM", (*hr, "ours")] == "0.1100 ± 0.0100" and df.loc["ILM", (*hr, "paper")] == "0.1064"
     assert df.loc["MLP", (*hr, "ours")] == "0.2000 ± 0.0400†"  # sqrt(.2 * .8 / 100)
     assert df.loc["ILM", ("both tasks, seen prompt", "NDCG@10", "ours")] == "0.0500"
     assert df.loc["OpenP5-R", (*hr, "ours")] == "–" and list(df.index) == ["OpenP5-R", "MLP", "ILM-rand", "ILM"]
     assert "† one seed" in df.attrs["note"]
-    excluded = report.table_beside_paper(results, "table3", "ML1M", history="excluded")
+    excluded = tables.table_beside_paper(results, "table3", "ML1M", history="excluded")
     assert excluded.loc["ILM"].tolist() == ["0.8500 ± 0.0500"]  # no paper: it keeps the history
     with pytest.raises(ValueError, match="no rows with dataset='toy'"):
-        report.table_beside_paper(results, "table3", "toy", history="kept")
+        tables.table_beside_paper(results, "table3", "toy", history="kept")
     with pytest.raises(TypeError):
-        report.table_beside_paper(results, "table3", "ML1M")
+        tables.table_beside_paper(results, "table3", "ML1M")
 
 
 def test_paper_standard_errors_show():
     results = ledger.check_results(frame(row(table="table7", dataset="toy")))
-    df = report.table_beside_paper(results, "table7", "toy", "ML1M", history="kept")
+    df = tables.table_beside_paper(results, "table7", "toy", "ML1M", history="kept")
     assert df.loc["ILM"].tolist() == ["0.1000 ± 0.0300†", "0.1072 ± 0.0004"]
 
 
@@ -61,7 +64,7 @@ def test_best_value_is_bold():
     columns = pd.MultiIndex.from_tuples([("all", "SC"), ("all", "log_pplx"), ("all", "items")])
     index = pd.Index(["MLP", "ILM", "ILM-rand", "Oracle"], name="method")
     cells = [["0.7 ± 0.1", "0.5", "9"], ["0.8", "0.4", "1"], ["0.8 ± 0.2", "0.6", "1"], ["0.99", "0.1", "1"]]
-    html = report.show(pd.DataFrame(cells, index=index, columns=columns), "A <caption>").data
+    html = tables.show(pd.DataFrame(cells, index=index, columns=columns), "A <caption>").data
     assert re.findall(r"<b>(.*?)</b>", html) == ["0.8", "0.4", "0.8 ± 0.2"]
     assert "A &lt;caption&gt;" in html and 'colspan="3"' in html
 
@@ -69,7 +72,7 @@ def test_best_value_is_bold():
 def test_best_of_each_task_is_bold_by_row():
     columns = pd.MultiIndex.from_tuples([("MLP", "SC"), ("MLP", "log_pplx"), ("ILM", "SC"), ("ILM", "log_pplx")])
     df = pd.DataFrame([["0.7", "0.5", "0.8", "0.6"]], index=pd.Index(["pitch"], name="task"), columns=columns)
-    assert report.best_cells(df) == {(0, 2), (0, 1)}
+    assert tables.best_cells(df) == {(0, 2), (0, 1)}
 
 
 def test_plain_index_is_hidden_and_cells_are_escaped():
@@ -86,9 +89,9 @@ def claim(sentence: str = "ILM beats MLP", **changes) -> Claim:
 
 
 def test_claims_table_reads_well():
-    shown = report.claims_table([claim("B", ci_low=NAN, ci_high=NAN, p_value=NAN, verdict="inconclusive"), claim()])
+    shown = tables.claims_table([claim("B", ci_low=NAN, ci_high=NAN, p_value=NAN, verdict="inconclusive"), claim()])
     assert shown["95% interval"].tolist() == ["–", "[+0.0010, +0.0200]"] and shown["p"].tolist() == ["–", "< 0.001"]
-    assert 'class="ilm-v open"' in report.show(shown).data
+    assert 'class="ilm-v open"' in tables.show(shown).data
     assert 'class="text wrap"' in site.html_table(pd.DataFrame({"evidence": ["06_openp5_eval, Table 3"]}))
 
 
@@ -96,8 +99,8 @@ def test_claims_table_reads_well():
 
 
 def test_run_card_has_what_a_number_needs():
-    params = {"phase1": {"steps": 3}, "data_dir": str(report.ROOT / "data")}
-    card = report.run_card(params, seed=4, device="cpu", precision="float32", checksums={"x": "a" * 64},
+    params = {"phase1": {"steps": 3}, "data_dir": str(ROOT / "data")}
+    card = run_card(params, seed=4, device="cpu", precision="float32", checksums={"x": "a" * 64},
                            started=time.time() - 2)  # fmt: skip
     values = card.set_index("what")["value"]
     assert list(card.columns) == ["what", "value"] and values["seed"] == "4" and values["sha256 x"] == "a" * 16
@@ -105,12 +108,12 @@ def test_run_card_has_what_a_number_needs():
     assert float(values["wall time"].split()[0]) >= 2 and float(values["peak memory"].split()[0]) > 0.01
     assert re.fullmatch(r"[0-9a-f]{7,}(\+changes)?|unknown", values["commit"])
     with pytest.raises(ValueError, match="time.time"):
-        report.run_card({}, seed=0, device="cpu", precision="x", checksums={}, started=time.perf_counter() - 1e9)
+        run_card({}, seed=0, device="cpu", precision="x", checksums={}, started=time.perf_counter() - 1e9)
 
 
 def test_commit_is_unknown_outside_git(monkeypatch, tmp_path):
-    monkeypatch.setattr(report, "ROOT", tmp_path)
-    assert report.commit() == "unknown"
+    monkeypatch.setattr("ilm_lib.card.ROOT", tmp_path)
+    assert commit() == "unknown"
 
 
 # --- figures ---
@@ -161,7 +164,7 @@ def test_figures_have_titles_labels_and_legends(tmp_path):
         assert ax.get_xlabel() and (ax.get_ylabel() or ax.get_yticklabels()), name
         assert ax.get_title(loc="left") or fig.get_suptitle(), name
         assert name in ("queries", "readings") or fig.legends or ax.get_legend(), name
-        path = report.save_figure(fig, tmp_path / name)
+        path = style.save_figure(fig, tmp_path / name)
         assert path.suffix == ".png" and path.stat().st_size < 150_000
     assert [t.get_text() for t in drawn["map"].legends[0].get_texts()][0] == "other (4)"
     assert "off the diagonal 0.00" in drawn["queries"].axes[0].get_title(loc="left")
@@ -179,7 +182,7 @@ def test_figures_never_mix_history_rules():
 def test_summary_errors():
     out = result_figures.summarise(ledger.check_results(frame(row(value=0.1), row(value=0.3, seed=1)))).iloc[0]
     assert (out["mean"], out["seeds"]) == (pytest.approx(0.2), 2) and out["se"] == pytest.approx(0.1)
-    assert math.isnan(report.mean_se([1.0])[1])
+    assert math.isnan(mean_se([1.0])[1])
 
 
 # --- site ---
@@ -215,7 +218,7 @@ def test_site_from_the_command_line(tmp_path, monkeypatch, capsys):
     out = tmp_path / "reports" / "toy"
     write_results(out / "results.csv", synthetic())
     write_claims(out / "claims.csv", [claim("Claim <one>")])
-    report.save_figure(figures.plot_long_tail([3, 2, 1]), out / "figures" / "long_tail.png")
+    style.save_figure(figures.plot_long_tail([3, 2, 1]), out / "figures" / "long_tail.png")
     assert report.main(["toy"]) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == "reports/toy/index.html"
 
