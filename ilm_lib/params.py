@@ -223,7 +223,6 @@ READINGS: dict[str, dict[str, Any]] = {
     "WALS of implicit": {"embeddings.engine": "implicit"},
     "item tokens at positions of their own": {"phase2.item_positions": "own"},
     "an index is read in pairs of digits": {"backbone.index_tokens": "pairs"},
-    "an index is one token": {"backbone.index_tokens": "whole"},
 }
 
 
