@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reads the network
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import (AutoModelForCausalLM, BloomConfig, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig,
@@ -15,6 +16,7 @@ from ilm_lib.data import Dataset
 from ilm_lib.data.templates import OUR_TEMPLATES
 from ilm_lib.indexing import Indexing
 from ilm_lib.model import ILM
+from ilm_lib.paper import RESULT_COLUMNS
 from ilm_lib.params import QFormerParams
 from ilm_lib.qformer import QFormer
 from ilm_lib.recommendation import RecommendationTasks
@@ -99,3 +101,13 @@ def new_ilm(tokenizer, tasks):
         return ILM(model, tokenizer, made, cf, ITEMS, tasks.catalogue()).eval()
 
     return make
+
+
+def row(**changes) -> dict:
+    """A row of results.csv."""
+    base = ("table3", "ML1M", "both", "seen", "kept", "ILM", 0, "HR@10", 0.1, 100)
+    return dict(zip(RESULT_COLUMNS, base, strict=True)) | changes
+
+
+def frame(*rows: dict) -> pd.DataFrame:
+    return pd.DataFrame(rows or [row()])

@@ -5,21 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pytest
+from conftest import frame, row
 
 from ilm_lib import ledger
 from ilm_lib.ledger import Claim, read_claims, read_results, verdict, write_claims, write_results
 from ilm_lib.paper import RESULT_COLUMNS
 
 NAN = float("nan")
-
-
-def row(**changes) -> dict:
-    base = ("table3", "ML1M", "both", "seen", "kept", "ILM", 0, "HR@10", 0.1, 100)
-    return dict(zip(RESULT_COLUMNS, base, strict=True)) | changes
-
-
-def frame(*rows: dict) -> pd.DataFrame:
-    return pd.DataFrame(rows or [row()])
 
 
 def test_upsert_replaces_the_same_key_and_keeps_the_rest(tmp_path):

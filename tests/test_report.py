@@ -10,6 +10,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import frame, row
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from ilm_lib import figures, ledger, report, result_figures, site, style, tables
@@ -20,15 +21,6 @@ from ilm_lib.paper import ELM_TASKS, METHODS, RESULT_COLUMNS
 from ilm_lib.profiles import ROOT
 
 NAN = float("nan")
-
-
-def row(**changes) -> dict:
-    base = ("table3", "ML1M", "both", "seen", "kept", "ILM", 0, "HR@10", 0.1, 100)
-    return dict(zip(RESULT_COLUMNS, base, strict=True)) | changes
-
-
-def frame(*rows: dict) -> pd.DataFrame:
-    return pd.DataFrame(rows or [row()])
 
 
 # --- tables ---
