@@ -17,7 +17,7 @@ from ilm_lib import figures, ledger, report, result_figures, site, style, tables
 from ilm_lib.card import commit, run_card
 from ilm_lib.ledger import Claim, write_claims, write_results
 from ilm_lib.metrics import mean_se
-from ilm_lib.paper import ELM_TASKS, METHODS, RESULT_COLUMNS
+from ilm_lib.paper import ELM_TASKS, METHODS
 from ilm_lib.profiles import ROOT
 
 NAN = float("nan")
