@@ -83,6 +83,12 @@ def test_texts(world):
     assert len(set(sentences)) > 0.9 * len(sentences)
 
 
+def test_a_tag_tells_the_mood_of_a_film(world, films):
+    told = [toy.mood(text) for text in world.texts]
+    assert all(name in ("", toy.MOODS[trait]) for name, trait in zip(told, films.mood, strict=True))
+    assert 0.5 < np.mean([name != "" for name in told]) < 0.7 and toy.mood({}) == ""
+
+
 def test_bytes_do_not_depend_on_the_hash_seed(tmp_path):
     script = "import sys, pathlib; from ilm_lib.data.toy import make_toy_world as m; " \
              "m(pathlib.Path(sys.argv[1]), num_items=100, num_users=50, seed=int(sys.argv[2]))"

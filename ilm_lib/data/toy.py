@@ -184,6 +184,11 @@ def draw_texts(rng: np.random.Generator, films: Films) -> list[dict]:
     return texts
 
 
+def mood(record: dict) -> str:
+    """The mood that a tag of the film tells, or ""."""
+    return next((name for name, (_, _, tags) in words.MOODS.items() if {*tags} & {*record.get("tags", [])}), "")
+
+
 def overview(rng: np.random.Generator, genres: list[str], place: str, adjective: str, image: str) -> str:
     """Two to four sentences; each plot phrase comes from one of the film's genres."""
     pick = lambda options: options[rng.integers(len(options))]
