@@ -35,7 +35,7 @@ def data(params: Params, seed: int, *, build: bool = False) -> Artifact:
     """The 24 tasks over the films that have a text, or rows of one's own; films are split, not rows."""
     e = params.elm24
     settings = {"test_fraction": e.test_fraction, "min_facts": e.min_facts, "seed": 0}
-    inputs, code = [study.data(params)], ["data.elm24", "data.elm24_words"]
+    inputs, code = [study.data(params)], ["data.elm24", "data.elm24_words", "data.instructions"]
     if e.file:
         path = data_dir() / e.file
         settings["sha256"] = _digest(path, "Set elm24.file to your rows, relative to ILM_DATA_DIR")
@@ -44,7 +44,7 @@ def data(params: Params, seed: int, *, build: bool = False) -> Artifact:
         inputs.append(study.embeddings(params, seed, build=build))  # they pick the neighbours
         if e.teacher != "template":  # where a model answers does not matter, which one does
             settings |= {"teacher": e.teacher, "teacher_model": e.teacher_model}
-            code += ["data.instructions", "data.teachers", f"data.teacher_{e.teacher}"]
+            code += ["data.teachers", f"data.teacher_{e.teacher}"]
 
     def make(folder: Path) -> None:
         if e.file:
@@ -112,7 +112,7 @@ def backbone(params: Params, seed: int, *, build: bool = False) -> Artifact:
         remedy = "Set elm24.other_films to a folder that holds it, relative to ILM_DATA_DIR, or leave it out"
         settings |= {"films": [_digest(folder / name, remedy) for name in ("movies.csv", PLOTS)],
                      "tasks": e.model_dump(include={"test_fraction", "min_facts"})}
-        code += ("data.films", "data.elm24", "data.elm24_words")
+        code += ("data.films", "data.elm24", "data.elm24_words", "data.instructions")
 
     def make(folder: Path) -> None:
         if params.backbone.pretrained:
@@ -188,7 +188,7 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
         scored.assign(SC=sc).to_parquet(folder / "scored.parquet")
 
     return stage("elm_evaluation", params.profile, settings, [cf, rows, llm, *([aligned] if aligned else [])],
-                 (*study.PHASE2_CODE, "elm", "elm_eval"), make if build else None, "05_elm24_eval")
+                 (*study.PHASE2_CODE, "data.instructions", "elm", "elm_eval"), make if build else None, "05_elm24_eval")
 
 
 def load_ilm(params: Params, seed: int, method: str, *, trained: bool = True) -> ILM:
