@@ -121,7 +121,7 @@ def phase1_step(sizes: Sizes, repeats: int) -> list[Row]:
     batch = {"cf": torch.randn(sizes.batch, sizes.cf_dim), "ids": ids, "entity": torch.arange(sizes.batch),
              "targets": targets}
     batch = {k: v.to(device()) for k, v in batch.items()}
-    settings = Phase1(losses=("itc", "itg", "itm"))
+    settings = Phase1(losses=("itc", "itg", "itm"), temperature_text=0.07, temperature_negatives=0.07)  # as BLIP-2 has it
     step = Losses(ours, settings, settings.losses, SimpleNamespace(pad=PAD, dec=DEC))
     theirs = lambda draw=None: peer.losses(batch["cf"], batch["ids"], batch["entity"], dec=DEC, pad=PAD,
                                            temperature=settings.temperature_text, draw=draw)

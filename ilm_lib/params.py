@@ -118,6 +118,8 @@ class Phase1(Optim):
     query_selection: Literal["positive", "best"] = Field(
         "best", description="equations 2 and 4 to the letter, or the best query for every pair (BLIP-2)")
     temperature_text: float = Field(0.07, gt=0)
+    temperature_negatives: float = Field(0.5, gt=0, description="of the draw of ITM's negatives; at ITC's, as BLIP-2 has it, "
+                                                                "a Q-Former that starts from scratch learns no matching")
     temperature_interaction: float = Field(0.3, gt=0)
     center: bool = Field(True, description="subtract the batch mean before the cosine of ii / ui")
     holdout: float = Field(0.1, gt=0, lt=0.5, description="share of every kind of pair kept out of training")
@@ -215,6 +217,7 @@ READINGS: dict[str, dict[str, Any]] = {
     "four keys of the CF vector": {"qformer.cf_keys": 4},
     "text temperature 0.02": {"phase1.temperature_text": 0.02},
     "text temperature 0.2": {"phase1.temperature_text": 0.2},
+    "matching's negatives at 0.07": {"phase1.temperature_negatives": 0.07},
     "interaction temperature 0.07": {"phase1.temperature_interaction": 0.07},
     "interaction temperature 1": {"phase1.temperature_interaction": 1.0},
     "interaction outputs not centred": {"phase1.center": False},

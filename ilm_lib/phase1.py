@@ -181,7 +181,7 @@ def losses(model: QFormer, batch: Mapping[str, Tensor], params: Phase1, wanted: 
         if "itc" in wanted:
             out["itc"] = loss
         if "itm" in wanted:
-            text, item = o.hard_negatives(similarity, entity, params.temperature_text)
+            text, item = o.hard_negatives(similarity, entity, params.temperature_negatives)
             row = torch.arange(len(cf), device=cf.device)
             logits = model.match(cf, ids, mask, pairs=(torch.cat([row, row, item]), torch.cat([row, text, row])))
             out["itm"] = o.itm_loss(logits, len(cf))

@@ -170,6 +170,15 @@ def test_phase1_learns_what_is_there_and_only_that(shuffled):
         assert last["recall@10"] > 0.8 and last["recall@1"] > 0.3 and last["itc"] < math.log(held) - 1.5
 
 
+def test_matching_is_learned_from_negatives_that_are_not_all_of_the_hardest():
+    chance, ends = 0.6365, {}  # one pair in three matches
+    for case, shuffled, temperature in (("planted", False, 0.5), ("shuffled", True, 0.5), ("hardest", False, 0.07)):
+        params = Phase1(**{**PHASE1, "steps": 240}, losses=("itc", "itm"), temperature_negatives=temperature)
+        _, _, history = train_phase1(*planted(shuffled), QFormerParams(**SMALL), params, params.losses, seed=0)
+        ends[case] = history[(history.split == "heldout") & (history.name == "itm")].value.iloc[-1]
+    assert ends["planted"] < chance - 0.2 and min(ends["shuffled"], ends["hardest"]) > chance - 0.05
+
+
 @pytest.mark.parametrize("shuffled", [False, True], ids=["planted", "shuffled"])
 def test_phase1_reads_two_items_where_a_text_is_about_two(shuffled):
     pairs, cf = planted(False)

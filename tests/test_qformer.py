@@ -101,7 +101,7 @@ def test_every_pass_is_that_of_hugging_faces_qformer(new_qformer, inputs, change
 def test_losses_and_their_gradients_are_those_on_hugging_faces_qformer(new_qformer, inputs, changes):
     ours, (cf, ids, _) = away_from_the_start(new_qformer(**changes)), inputs
     peer, entity = PeerQFormer(ours).eval(), torch.tensor([4, 2, 9, 5])
-    settings = Phase1(losses=("itc", "itg", "itm"), temperature_text=0.5)
+    settings = Phase1(losses=("itc", "itg", "itm"), temperature_text=0.5, temperature_negatives=0.5)
     step = Losses(ours, settings, settings.losses, SimpleNamespace(pad=0, dec=3))
     torch.manual_seed(0)
     got = step({"cf": cf, "ids": ids, "entity": entity})
