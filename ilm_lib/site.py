@@ -112,9 +112,17 @@ def _blocks(df: pd.DataFrame, room: int = 118) -> list[tuple[int, int]]:
     return [(start, end) for start, end in blocks]
 
 
+def _cells(column: pd.Series) -> list[str]:
+    """The text of a column's cells: nothing for nothing, all fractions with as many decimals as the longest has."""
+    text = ["" if v is None or v is pd.NA or v != v else str(v) for v in column.astype(object)]
+    plain = [isinstance(v, float) and re.fullmatch(r"-?\d+\.\d+", t) is not None for v, t in zip(column, text)]
+    decimals = max((len(t.partition(".")[2]) for t, p in zip(text, plain) if p), default=0)
+    return [f"{float(t):.{decimals}f}" if p else t for t, p in zip(text, plain)]
+
+
 def _table(df: pd.DataFrame, caption: str, bold: set[tuple[int, int]]) -> str:
     labelled = not isinstance(df.index, pd.RangeIndex)
-    text = [["" if v is None or v is pd.NA or v != v else str(v) for v in row] for row in df.to_numpy(dtype=object)]
+    text = list(zip(*(_cells(df.iloc[:, j]) for j in range(df.shape[1]))))
     heads = [c if isinstance(c, tuple) else (c,) for c in df.columns]
     textual = [not all(_is_number(row[j]) for row in text) for j in range(len(heads))]
 

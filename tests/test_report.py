@@ -72,6 +72,12 @@ def test_plain_index_is_hidden_and_cells_are_escaped():
     assert "&lt;b&gt;" in html and html.count("<th") == 3  # thead and two columns
 
 
+def test_fractions_of_a_column_have_equally_many_decimals():
+    df = pd.DataFrame({"p": [0.041, 0.0969, NAN], "few": [1.0, "–", 0.5], "n": [1, 20, 3], "tiny": [1e-9, 0.5, 0.25]})
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", site.html_table(df))
+    assert cells == ["0.0410", "1.0", "1", "1e-09", "0.0969", "–", "20", "0.50", "", "0.5", "3", "0.25"]
+
+
 # --- claims ---
 
 
