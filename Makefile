@@ -24,9 +24,10 @@ export PYTHONDONTWRITEBYTECODE := 1
 	@$(BIN)/pip install --disable-pip-version-check -q --no-deps -e .
 	@touch $@
 
+# A killed run leaves snakemake's lock behind (hence --nolock); the stages have locks of their own, which end with their process.
 study: .venv/.installed
 	@echo "▶ study, profile $(PROFILE), seeds $(SEEDS), $(CORES) cores"
-	@$(BIN)/snakemake --cores $(CORES) --resources gpu=$(CORES) --rerun-triggers mtime params --rerun-incomplete --quiet all \
+	@$(BIN)/snakemake --cores $(CORES) --resources gpu=$(CORES) --rerun-triggers mtime params --rerun-incomplete --nolock --quiet all \
 		--config profile=$(PROFILE) seeds=$(SEEDS) || { echo "✗ the study stopped; the message above names the notebook. 'make study' goes on where it stopped."; exit 1; }
 	@echo "✓ done: open $${ILM_REPORTS_DIR:-reports}/$(PROFILE)/index.html"
 

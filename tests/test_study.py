@@ -111,6 +111,20 @@ def test_a_profile_studies_its_halves(tmp_path, profile, halves):
     assert ("phase2" in planned) == ("openp5" in halves)
 
 
+def test_a_study_goes_on_after_a_run_that_was_killed(tmp_path):
+    for name in ("Snakefile", "ilm_lib", "notebooks", "params"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    wanted = tmp_path / "runs" / "toy" / "notebooks" / "01_data.ipynb"
+    lock = tmp_path / ".snakemake" / "locks" / "0.output.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text(f"{wanted}\n")
+    said = subprocess.run(["make", "-n", "study", "CORES=1"], cwd=ROOT, capture_output=True, text=True).stdout
+    options = re.search(r"/snakemake (--cores.*?seeds=1)", said.replace("\\\n", " "), re.DOTALL)[1].split()
+    run = subprocess.run([sys.executable, "-m", "snakemake", *options, "--until", "data"], cwd=tmp_path,
+                         capture_output=True, text=True, env=os.environ | {"ILM_RUNS_DIR": str(tmp_path / "runs")})
+    assert run.returncode == 0 and wanted.exists(), run.stderr
+
+
 def test_missing_input_names_the_notebook(tmp_path, monkeypatch):
     from ilm_lib import load_params, study
     from ilm_lib.artifacts import MissingStage
