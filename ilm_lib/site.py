@@ -30,7 +30,7 @@ TABLE_CSS = """
 .ilm-table thead th{font-weight:600;vertical-align:bottom}
 .ilm-table thead th[colspan]{text-align:center;border-left:1px solid #8883}
 .ilm-table .text,.ilm-table tbody th{text-align:left!important}
-.ilm-table .wrap{white-space:normal;min-width:7em}.ilm-table .wrap.long{min-width:10em}
+.ilm-table .wrap{white-space:normal;min-width:7em}.ilm-table .wrap.long{min-width:8em}
 .ilm-table tbody th{font-weight:500}
 .ilm-table td.paper{opacity:.68}
 .ilm-table td b{font-weight:700}
