@@ -1,46 +1,67 @@
-# make study [PROFILE=toy] [SEEDS=1]   run the study, write reports/<profile>/index.html
-# make test                            run the tests
-# make bench                           measure speed, write reports/speed/index.html
-# make lab                             open the notebooks in JupyterLab
-# make clean                           remove runs/ and the environment
 SHELL := /bin/bash
 PYTHON ?= python3
 PROFILE ?= toy
 SEEDS ?= 1
-CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+ifeq ($(origin CORES), undefined)
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+endif
 BIN := .venv/bin
+# They reach the shell as environment variables, which make has not expanded and recipes quote: PROFILE='x; y' runs nothing.
+override PROFILE := $(value PROFILE)
+override SEEDS := $(value SEEDS)
+override CORES := $(value CORES)
+export PROFILE SEEDS CORES
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE := 1
+export RUFF_NO_CACHE := true
 
-.PHONY: study test bench lab clean
+.PHONY: help study lab test check fast-odd fast-even lint types publish check-reports bench clean
 .DEFAULT_GOAL := study
+
+help: ## list what can be made
+	@echo "make TARGET [PROFILE=toy] [SEEDS=1] [CORES=all]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .venv/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say PYTHON=python3.12"; exit 1; }
 	@echo "▶ creating .venv and installing requirements.lock (a few minutes, once)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --disable-pip-version-check --progress-bar off -r requirements.lock | grep --line-buffered -E "^(Collecting|Successfully)" | cut -c1-100
+	@set -o pipefail; $(BIN)/pip install --disable-pip-version-check --progress-bar off -r requirements.lock | { grep --line-buffered -E "^(Collecting|Successfully)" || true; } | cut -c1-100
 	@$(BIN)/pip install --disable-pip-version-check -q --no-deps -e .
 	@touch $@
 
-# A killed run leaves snakemake's lock behind (hence --nolock); the stages have locks of their own, which end with their process.
-study: .venv/.installed
-	@echo "▶ study, profile $(PROFILE), seeds $(SEEDS), $(CORES) cores"
-	@$(BIN)/snakemake --cores $(CORES) --resources gpu=$(CORES) --rerun-triggers mtime params --rerun-incomplete --nolock --quiet all \
-		--config profile=$(PROFILE) seeds=$(SEEDS) || { echo "✗ the study stopped; the message above names the notebook. 'make study' goes on where it stopped."; exit 1; }
-	@echo "✓ done: open $${ILM_REPORTS_DIR:-reports}/$(PROFILE)/index.html"
+study: .venv/.installed ## run the study (the default); the report is runs/PROFILE/report/index.html
+	@$(BIN)/python -m ilm_lib.study "$$PROFILE" --seeds "$$SEEDS" --cores "$$CORES"
 
-test: .venv/.installed
-	$(BIN)/python -m pytest
-	@echo "✓ done: all tests above; 'make study' runs the study"
-
-bench: .venv/.installed
-	$(BIN)/python -m bench
-	@echo "✓ done: open $${ILM_REPORTS_DIR:-reports}/speed/index.html"
-
-lab: .venv/.installed
+lab: .venv/.installed ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-clean:
-	rm -rf runs .venv .snakemake .pytest_cache *.egg-info
+test: lint types ## all tests, with the notebooks, and the coverage of ilm_lib (some minutes)
+	@$(BIN)/python -m pytest -q --cov --cov-report= --cov-fail-under=80
+
+check: .venv/.installed ## style, types and the fast tests, side by side (under a minute, no notebooks)
+	@$(MAKE) --no-print-directory -s -j4 --output-sync=target fast-odd fast-even lint types
+
+# The fast tests, every other file, so that two cores share them.
+fast-odd fast-even: fast-%: .venv/.installed
+	@$(BIN)/python -m pytest -q -m "not slow" $$(ls tests/test_*.py | awk 'NR % 2 == ($(if $(filter odd,$*),1,0))')
+
+lint: .venv/.installed ## style of code and notebooks (ruff)
+	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check .
+
+types: .venv/.installed ## types of what the library shows (mypy)
+	@$(BIN)/mypy --no-error-summary
+
+publish: .venv/.installed ## copy the report of PROFILE to reports/, whose files are committed
+	@$(BIN)/python -m ilm_lib.report publish "$$PROFILE"
+
+check-reports: .venv/.installed ## look at the pages of reports/ in a headless Chromium
+	@$(BIN)/python -m ilm_lib.report check reports
+
+bench: .venv/.installed ## measure speed, write runs/speed/report/index.html
+	$(BIN)/python -m bench
+	@echo "✓ done: open $${ILM_RUNS_DIR:-runs}/speed/report/index.html"
+
+clean: ## remove runs/, the environment and caches
+	rm -rf runs .venv .snakemake .pytest_cache .mypy_cache .ruff_cache .coverage build *.egg-info

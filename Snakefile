@@ -3,15 +3,17 @@
 import os
 import sys
 from pathlib import Path
+from shlex import quote
 
 sys.path.insert(0, workflow.basedir)  # the library of this checkout
-from ilm_lib.profiles import load_params, profile_path, runs_dir
+from ilm_lib.profiles import load_params, runs_dir
+from ilm_lib.study.grid import parameters_file
 
-PROFILE = config.get("profile", "toy")
-PARAMS = load_params(PROFILE)
+PARAMS = load_params(config.get("profile", "toy"))
 SEEDS = list(range(PARAMS.seed, PARAMS.seed + int(config.get("seeds", 1))))
-RUNS = runs_dir() / PROFILE / "notebooks"
-STAMP = runs_dir() / PROFILE / "report.done"  # reports are committed, so their presence says nothing of this run
+RUNS = runs_dir() / PARAMS.profile / "notebooks"
+STAMP = runs_dir() / PARAMS.profile / "report.done"
+SETTINGS = str(parameters_file(PARAMS))
 CODE = sorted(str(p) for p in Path("ilm_lib").rglob("*.py"))
 HALF = max(1, workflow.cores // 2)  # the last two notebooks run side by side
 TRAINED = [m for m in PARAMS.methods if m != "OpenP5-R"]
@@ -19,19 +21,22 @@ TRAINED = [m for m in PARAMS.methods if m != "OpenP5-R"]
 
 def needs(notebook, *upstream):
     """What a run of a notebook depends on: itself, the settings, the library, and earlier notebooks."""
-    return {"notebook": f"notebooks/{notebook}.ipynb", "params": str(profile_path(PROFILE)), "code": CODE,
-            "upstream": list(upstream)}
+    return {"notebook": f"notebooks/{notebook}.ipynb", "params": SETTINGS, "code": CODE, "upstream": list(upstream)}
 
 
 def papermill(notebook, job, options="-p seed {wildcards.seed}"):
     """Run a notebook; its own output stays in it, progress goes to the terminal of `make study`."""
+    environment = {
+        "OMP_NUM_THREADS": "{threads}",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # of 1,024: each new shape in bfloat16 would keep its memory for hours
+        "PYTHONPATH": quote(str(workflow.basedir)),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
     return (f"echo '  ▶ {job}' >&2; "
             "if [ -e /proc/$$/fd/2 ]; then progress=/proc/$$/fd/2; else progress=/dev/tty; fi; "
-            f"ILM_PROGRESS=$progress ILM_JOB='{job}' OMP_NUM_THREADS={{threads}} PYTHONWARNINGS=ignore "
-            "ONEDNN_PRIMITIVE_CACHE_CAPACITY=64 "  # of 1,024: each new shape in bfloat16 would keep its memory for hours
-            f"PYTHONPATH={workflow.basedir} "
-            f"PYDEVD_DISABLE_FILE_VALIDATION=1 {sys.executable} -m papermill notebooks/{notebook}.ipynb {{output}} "
-            f"-k python3 -f {{input.params}} {options} --no-progress-bar --log-level WARNING "
+            f"ILM_PROGRESS=$progress ILM_JOB='{job}' {' '.join(f'{k}={v}' for k, v in environment.items())} "
+            f"{quote(sys.executable)} -m papermill notebooks/{notebook}.ipynb {{output:q}} "
+            f"-k python3 -f {{input.params:q}} {options} --no-progress-bar --log-level WARNING "
             "2> >(grep -v IPKernelApp >&2)")
 
 
@@ -57,9 +62,9 @@ rule phase1:
     resources: gpu=1
     shell: papermill("03_phase1", "03 phase 1, seed {wildcards.seed}")
 
-# Pretrains the backbone, which every other method of the seed then shares. It reads no embeddings.
+# Pretrains the backbone, which every other method of the seed then shares. It waits for no other notebook.
 rule backbone:
-    input: **needs("04_phase2", rules.data.output)
+    input: **needs("04_phase2")
     output: RUNS / "04_phase2-OpenP5-R-seed{seed}.ipynb"
     priority: 2
     resources: gpu=1
@@ -110,4 +115,4 @@ rule report:
         *([rules.readings.output] if PARAMS.evaluation.enabled and PARAMS.ablations.readings else []),
         *([rules.elm24.output] if PARAMS.elm24.enabled else [])
     output: touch(STAMP)
-    shell: sys.executable + " -m ilm_lib.report " + PROFILE
+    shell: quote(sys.executable) + " -m ilm_lib.report build " + quote(PARAMS.profile)

@@ -1,4 +1,4 @@
-"""`make bench`: measure, and write `reports/speed/results.csv` (one row a target) and `checks.csv` (side conditions).
+"""`make bench`: measure, and write `runs/speed/results.csv` (one row a target) and `checks.csv` (side conditions).
 
     python -m bench            everything
     python -m bench d e        some letters
@@ -18,9 +18,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from bench.harness import Row
-from ilm_lib.profiles import ROOT, reports_dir, runs_dir
-from ilm_lib.site import notebook_page, write_page
+from bench.harness import Row, read_results
+from ilm_lib.profiles import ROOT, report_dir, runs_dir
+from ilm_lib.report.html import write_page
+from ilm_lib.report.notebook_pages import notebook_page
+from ilm_lib.report.speed import speed_page
 
 MODULES = {"abc": "encoder", "de": "decode", "fg": "training", "hi": "data", "j": "study", "klm": "gpu", "n": "elm"}
 COLUMNS = ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
@@ -33,19 +35,40 @@ def main(letters: str) -> None:
             print(f"▶ {module} ({', '.join(own)})", flush=True)
             rows = [r for r in importlib.import_module(f"bench.{module}").run() if r.case[0] in letters]
             for row in rows:
-                print(f"  {row.case}: {row.ours:.4g} against {row.theirs:.4g} {row.unit}, "
-                      f"{row.ratio:.2f} of {row.target:g} wanted", flush=True)
+                print(
+                    f"  {row.case}: {row.ours:.4g} against {row.theirs:.4g} {row.unit}, "
+                    f"{row.ratio:.2f} of {row.target:g} wanted",
+                    flush=True,
+                )
             write(rows)
     render()
 
 
 def render() -> None:
-    """Notebook 08 on what was measured, as reports/speed/index.html."""
-    executed, out = runs_dir() / "speed" / "08_speed.ipynb", reports_dir() / "speed"
+    """Notebook 08 on what was measured, as the report of profile speed."""
+    executed, out = runs_dir() / "speed" / "08_speed.ipynb", report_dir("speed")
     executed.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, "-m", "papermill", "notebooks/08_speed.ipynb", str(executed), "-k", "python3",
-                    "--no-progress-bar", "--log-level", "WARNING"], cwd=ROOT, check=True)
-    write_page(out / "index.html", notebook_page(executed)[1].replace('<a href="index.html">← Report</a>', ""))
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "papermill",
+            "notebooks/08_speed.ipynb",
+            str(executed),
+            "-k",
+            "python3",
+            "--no-progress-bar",
+            "--log-level",
+            "WARNING",
+        ],
+        cwd=ROOT,
+        check=True,
+    )
+    measured = {name: read_results(name) for name in ("results", "checks")}
+    cases = [case for table in measured.values() for case in table["case"]]
+    write_page(out / "index.html", speed_page(notebook_page(executed, back=())[1], cases))
+    for name, table in measured.items():
+        table.to_csv(out / f"{name}.csv", index=False)
 
 
 def write(rows: list[Row]) -> None:
@@ -56,11 +79,10 @@ def write(rows: list[Row]) -> None:
     for name, main_rows in (("results", True), ("checks", False)):
         new = pd.DataFrame([asdict(r) for r in rows if r.main == main_rows], columns=COLUMNS)
         new["device"], new["commit"] = device_name(), commit
-        path = reports_dir() / "speed" / f"{name}.csv"
+        path = runs_dir() / "speed" / f"{name}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            old = pd.read_csv(path)
-            new = pd.concat([old, new]).drop_duplicates(["case", "device"], keep="last")
+        old = read_results(name)  # what was measured elsewhere or before stays
+        new = pd.concat([old, new]).drop_duplicates(["case", "device"], keep="last")
         new.sort_values(["case", "device"]).to_csv(path, index=False, float_format="%.5g")
 
 
@@ -69,8 +91,10 @@ def device_name() -> str:
         return torch.cuda.get_device_name()
     cpu = Path("/proc/cpuinfo")  # on Linux alone
     lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line),
-                 platform.processor() or platform.machine())
+    model = next(
+        (line.split(":")[1].strip() for line in lines if "model name" in line),
+        platform.processor() or platform.machine(),
+    )
     return f"{model}, {torch.get_num_threads()} threads"
 
 

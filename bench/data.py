@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bench.harness import Row, at_most, openp5_folder, resident_peak
+from ilm_lib.baselines.cf import fit_cf
 from ilm_lib.data import Dataset, load_openp5
 from ilm_lib.data.templates import OUR_TEMPLATES
-from ilm_lib.embeddings import fit_cf
-from ilm_lib.indexing import Indexing
+from ilm_lib.model.indexing import Indexing
+from ilm_lib.model.prompts import Batch, PromptEncoder
+from ilm_lib.model.tokenizer import train_tokenizer
 from ilm_lib.profiles import ROOT
-from ilm_lib.prompts import Batch, PromptEncoder
-from ilm_lib.recommendation import RecommendationTasks
-from ilm_lib.tokenizer import train_tokenizer
+from ilm_lib.tasks.openp5 import RecommendationTasks
 
 ITEMS, MEAN_LENGTH, SAMPLE = 200_000, 100, 20_000
 BYTES_PER_INTERACTION = 20  # on disk: the text, the codes and the rows, with room to spare
@@ -34,8 +34,10 @@ def run(interactions: int = 100_000_000) -> list[Row]:
     ml1m = openp5_folder() / "ML1M"
     if ml1m.is_dir():
         seconds, mebibytes = measure("start", ml1m)
-        rows += [at_most("h ML1M dataset start", seconds, 5, "s"),
-                 at_most("h peak memory of the process", mebibytes, 1024, "MiB", main=False)]
+        rows += [
+            at_most("h ML1M dataset start", seconds, 5, "s"),
+            at_most("h peak memory of the process", mebibytes, 1024, "MiB", main=False),
+        ]
     else:
         print(f"h is left out: {ml1m} is not there; set ILM_DATA_DIR")
     with TemporaryDirectory() as folder:
@@ -43,8 +45,10 @@ def run(interactions: int = 100_000_000) -> list[Row]:
         if shutil.disk_usage(folder).free > needed:
             synthesise(Path(folder), interactions)
             seconds, mebibytes = measure("first_batch", Path(folder))
-            rows += [at_most(f"i {interactions / 1e6:g} M interactions: load and first batch", seconds, 120, "s"),
-                     at_most("i peak memory of the process", mebibytes, 4096, "MiB", main=False)]
+            rows += [
+                at_most(f"i {interactions / 1e6:g} M interactions: load and first batch", seconds, 120, "s"),
+                at_most("i peak memory of the process", mebibytes, 4096, "MiB", main=False),
+            ]
         else:
             print(f"i is left out: {folder} needs {needed / 1e9:.1f} GB of disk; set TMPDIR")
     return rows
@@ -59,7 +63,7 @@ def synthesise(folder: Path, interactions: int, *, seed: int = 0, users_a_block:
     names = pa.array(rng.permutation(ITEMS)).cast(pa.string())
     with open(folder / "user_sequence.txt", "w", encoding="utf-8") as file:
         for start in range(0, users, users_a_block):
-            offsets = np.concatenate([[0], np.cumsum(lengths[start:start + users_a_block])])
+            offsets = np.concatenate([[0], np.cumsum(lengths[start : start + users_a_block])])
             rank = (ITEMS ** rng.random(offsets[-1])).astype(np.int64) - 1  # log-uniform: chances fall as 1 / rank
             items = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), names.take(pa.array(rank)))
             user = pa.array(np.arange(start, start + len(items))).cast(pa.string())

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 
 from bench.harness import Row, at_most
-from ilm_lib import elm, elm_eval, study_elm
-from ilm_lib.backbone import new_backbone
 from ilm_lib.data import load_openp5
 from ilm_lib.data.elm24 import build_elm24
 from ilm_lib.data.toy import make_toy_world
+from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.metrics import semantic_consistency
-from ilm_lib.model import ILM
-from ilm_lib.phase2 import new_encoder
+from ilm_lib.model.backbone import new_backbone
+from ilm_lib.model.ilm import ILM
+from ilm_lib.model.tokenizer import train_tokenizer
 from ilm_lib.profiles import load_params
-from ilm_lib.tokenizer import train_tokenizer
-from ilm_lib.training import device, use_bfloat16
+from ilm_lib.study import elm as study_elm
+from ilm_lib.tasks import elm
+from ilm_lib.train.phase2 import new_encoder
 
 FILMS = 300
 
@@ -36,7 +37,7 @@ def setting() -> tuple[ILM, elm.ElmTasks]:
     tokenizer = train_tokenizer(tasks.corpus(), params.qformer.text_vocab)
     torch.manual_seed(0)
     llm = new_backbone(params.backbone, tokenizer, max_length=1024)
-    encoder = new_encoder(params, "ILM-rand", cf, llm, seed=0)
+    encoder = new_encoder("qformer", cf, llm, qformer=params.qformer, mlp_tokens=1, seed=0)
     return ILM(llm, tokenizer, encoder, cf, len(films), None, params.phase2.item_positions).eval().to(device()), tasks
 
 
@@ -45,8 +46,9 @@ def run() -> list[Row]:
     ilm, tasks = setting()
     test = tasks.part("test")
     started = time.perf_counter()
-    scored = elm_eval.evaluate(ilm, tasks, test, max_new_tokens=64)
-    semantic_consistency(*(study_elm.sentences(None, tuple(scored[column]), use_bfloat16("auto"))
-                           for column in ("generated", "target")))
+    scored = elm.evaluate(ilm, tasks, test, max_new_tokens=64)
+    semantic_consistency(
+        *(study_elm.sentences(None, tuple(scored[column]), use_bfloat16("auto")) for column in ("generated", "target"))
+    )
     seconds = time.perf_counter() - started
     return [at_most(f"n 24 ELM tasks of {FILMS} films, {len(test):,} texts written and scored", seconds, 600, "s")]

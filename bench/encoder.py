@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Callable
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from bench.harness import REPEATS, Row, compare, in_turn
 from bench.peers import PeerQFormer, interleave_loop
-from ilm_lib import objectives as o
-from ilm_lib.adapters import QFormerEncoder
-from ilm_lib.kernels import interleave
-from ilm_lib.params import Phase1, QFormerParams
-from ilm_lib.phase1 import Losses
-from ilm_lib.qformer import QFormer
-from ilm_lib.training import device
+from ilm_lib.devices import device
+from ilm_lib.model.encoders import QFormerEncoder
+from ilm_lib.model.kernels import interleave
+from ilm_lib.model.qformer import QFormer
+from ilm_lib.model.text_tower import QFormerForPhase1
+from ilm_lib.settings import Phase1, QFormerParams
+from ilm_lib.train import losses as o
+from ilm_lib.train.phase1 import Losses
 
 PAD, DEC = 0, 3
 
@@ -74,8 +75,10 @@ def tokens_into_prompt(sizes: Sizes, repeats: int) -> list[Row]:
         same(got, wanted, 0)
     repeated = max(5 * repeats, 1)  # milliseconds each: a neighbour's burst must not decide
     mine, theirs = in_turn(ours, bare, repeated)
-    return [compare("a interleave, forward and backward", ours, loop, target=20, repeats=repeats),
-            Row("a, against a bare index_put", mine, theirs, "ms", 1.3 * theirs / mine, 1.0, main=False)]
+    return [
+        compare("a interleave, forward and backward", ours, loop, target=20, repeats=repeats),
+        Row("a, against a bare index_put", mine, theirs, "ms", 1.3 * theirs / mine, 1.0, main=False),
+    ]
 
 
 def encode_once(sizes: Sizes, repeats: int) -> list[Row]:
@@ -84,15 +87,16 @@ def encode_once(sizes: Sizes, repeats: int) -> list[Row]:
     rng = np.random.default_rng(0)
     B, S, N, H = sizes.history_rows, sizes.history, sizes.queries, sizes.llm_width // 2
     popularity = 1 / np.arange(1, sizes.catalogue + 1)
-    histories = np.concatenate([rng.choice(sizes.catalogue, S, replace=False, p=popularity / popularity.sum())
-                                for _ in range(B)])
+    histories = np.concatenate(
+        [rng.choice(sizes.catalogue, S, replace=False, p=popularity / popularity.sum()) for _ in range(B)]
+    )
     distinct, slot = np.unique(histories, return_inverse=True)
     row, start = np.repeat(np.arange(B), S), np.tile(np.arange(S) * (N + 2), B)
     entities, entity, row, start = (torch.from_numpy(x).to(device()) for x in (distinct, slot, row, start))
     encoder = QFormerEncoder(qformer(sizes), H).to(device())
     cf = torch.randn(sizes.catalogue, sizes.cf_dim, device=device())
     text = torch.randn(B, S * (N + 2), H, device=device())
-    trained, grad, every = encoder.trained_parameters(), torch.randn_like(text), torch.arange(B * S, device=device())
+    trained, grad, every = list(encoder.parameters()), torch.randn_like(text), torch.arange(B * S, device=device())
 
     def part(items: Tensor, index: Tensor) -> tuple[Tensor, ...]:
         with autocast(sizes):
@@ -114,17 +118,24 @@ def phase1_step(sizes: Sizes, repeats: int) -> list[Row]:
         ValueError: the losses of the two sides differ by more than 1e-4 (in float32, with the same negatives).
     """
     torch.manual_seed(0)
-    ours = qformer(sizes).to(device())
+    ours = QFormerForPhase1(qformer(sizes), sizes.vocab).to(device())
     peer = PeerQFormer(ours).to(device())
     ids = torch.randint(DEC + 1, sizes.vocab, (sizes.batch, sizes.text))
     targets = (ids[:, 1:] != PAD).flatten().nonzero()[:, 0]
-    batch = {"cf": torch.randn(sizes.batch, sizes.cf_dim), "ids": ids, "entity": torch.arange(sizes.batch),
-             "targets": targets}
+    batch = {
+        "cf": torch.randn(sizes.batch, sizes.cf_dim),
+        "ids": ids,
+        "entity": torch.arange(sizes.batch),
+        "targets": targets,
+    }
     batch = {k: v.to(device()) for k, v in batch.items()}
-    settings = Phase1(losses=("itc", "itg", "itm"), temperature_text=0.07, temperature_negatives=0.07)  # as BLIP-2 has it
+    settings = Phase1(
+        losses=("itc", "itg", "itm"), temperature_text=0.07, temperature_negatives=0.07
+    )  # as BLIP-2 has it
     step = Losses(ours, settings, settings.losses, SimpleNamespace(pad=PAD, dec=DEC))
-    theirs = lambda draw=None: peer.losses(batch["cf"], batch["ids"], batch["entity"], dec=DEC, pad=PAD,
-                                           temperature=settings.temperature_text, draw=draw)
+    theirs = lambda draw=None: peer.losses(
+        batch["cf"], batch["ids"], batch["entity"], dec=DEC, pad=PAD, temperature=settings.temperature_text, draw=draw
+    )
     with torch.no_grad():
         torch.manual_seed(1)
         got = step(batch)
@@ -135,15 +146,25 @@ def phase1_step(sizes: Sizes, repeats: int) -> list[Row]:
     case = f"{sizes.batch} x {sizes.text} tokens, {sizes.layers} layers of {sizes.width}"
     rows = []
     for bfloat16 in (False, True):
-        pair = [trainer(*side, bfloat16, fused) for *side, fused in
-                ((step, lambda: step(batch), True), (peer, theirs, False))]  # ours as `training.fit` has it
-        rows.append(compare(f"c phase-1 step, {case}, {'bfloat16' if bfloat16 else 'float32'}", *pair, target=2,
-                            repeats=repeats, main=bfloat16 == sizes.bfloat16))
+        pair = [
+            trainer(*side, bfloat16, fused)
+            for *side, fused in ((step, lambda: step(batch), True), (peer, theirs, False))
+        ]  # ours as `training.fit` has it
+        rows.append(
+            compare(
+                f"c phase-1 step, {case}, {'bfloat16' if bfloat16 else 'float32'}",
+                *pair,
+                target=2,
+                repeats=repeats,
+                main=bfloat16 == sizes.bfloat16,
+            )
+        )
     return rows
 
 
-def trainer(module: nn.Module, losses: Callable[[], dict[str, Tensor]], bfloat16: bool, fused: bool,
-            ) -> Callable[[], None]:
+def trainer(
+    module: nn.Module, losses: Callable[[], dict[str, Tensor]], bfloat16: bool, fused: bool
+) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-5, fused=fused)
 
     def go() -> None:
@@ -157,9 +178,14 @@ def trainer(module: nn.Module, losses: Callable[[], dict[str, Tensor]], bfloat16
 
 
 def qformer(sizes: Sizes) -> QFormer:
-    params = QFormerParams(num_query_tokens=sizes.queries, layers=sizes.layers, width=sizes.width,
-                           heads=max(1, sizes.width // 64), max_text_tokens=max(5, sizes.text))
-    return QFormer(params, sizes.cf_dim, sizes.vocab)
+    params = QFormerParams(
+        num_query_tokens=sizes.queries,
+        layers=sizes.layers,
+        width=sizes.width,
+        heads=max(1, sizes.width // 64),
+        max_text_tokens=max(5, sizes.text),
+    )
+    return QFormer(params, sizes.cf_dim)
 
 
 def autocast(sizes: Sizes) -> torch.autocast:

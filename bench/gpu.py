@@ -13,18 +13,19 @@ import torch
 from torch import nn
 
 from bench.harness import REPEATS, Row, at_least, at_most, milliseconds, openp5_folder
-from ilm_lib.adapters import QFormerEncoder
-from ilm_lib.backbone import LanguageModel, new_backbone
 from ilm_lib.data import load_openp5
 from ilm_lib.data.templates import load_templates
-from ilm_lib.indexing import Indexing
-from ilm_lib.model import ILM
-from ilm_lib.params import Backbone, Optim, QFormerParams
-from ilm_lib.prompts import Batch, PromptEncoder
-from ilm_lib.qformer import QFormer
-from ilm_lib.recommendation import TASKS, RecommendationTasks, rank
-from ilm_lib.tokenizer import train_tokenizer
-from ilm_lib.training import device, fit
+from ilm_lib.devices import device
+from ilm_lib.model.backbone import LanguageModel, new_backbone
+from ilm_lib.model.encoders import QFormerEncoder
+from ilm_lib.model.ilm import ILM
+from ilm_lib.model.indexing import Indexing
+from ilm_lib.model.prompts import Batch, PromptEncoder
+from ilm_lib.model.qformer import QFormer
+from ilm_lib.model.tokenizer import train_tokenizer
+from ilm_lib.settings import Backbone, Optim, QFormerParams
+from ilm_lib.tasks.openp5 import TASKS, RecommendationTasks, rank
+from ilm_lib.train.loop import fit
 
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bfloat16 FLOP/s, from the makers' data sheets
 
@@ -56,22 +57,29 @@ def run(sizes: Sizes = Sizes()) -> list[Row]:
     if peak is None:
         raise ValueError(f"the peak of {torch.cuda.get_device_name()} is unknown: add it to bench.gpu.PEAK")
     ilm, tasks = beauty(folder, sizes)
-    return [at_least("k backbone pretraining, MFU", 100 * pretraining(ilm, tasks, sizes) / peak, 45, "%"),
-            at_least("l phase-2 step, MFU", 100 * phase2(ilm, tasks, sizes) / peak, 35, "%"),
-            at_most("m Beauty, beam 10, 2 tasks x 2 prompts", evaluation(ilm, tasks, sizes), 240, "s")]
+    return [
+        at_least("k backbone pretraining, MFU", 100 * pretraining(ilm, tasks, sizes) / peak, 45, "%"),
+        at_least("l phase-2 step, MFU", 100 * phase2(ilm, tasks, sizes) / peak, 35, "%"),
+        at_most("m Beauty, beam 10, 2 tasks x 2 prompts", evaluation(ilm, tasks, sizes), 240, "s"),
+    ]
 
 
 def beauty(folder: Path, sizes: Sizes) -> tuple[ILM, RecommendationTasks]:
     """The dataset's prompts and a model for them."""
     data = load_openp5(folder / "Beauty")
-    tasks = RecommendationTasks(data, load_templates(folder / "prompt.txt"),
-                                Indexing("Beauty", data.user_index, data.item_index), history_max=20)
+    tasks = RecommendationTasks(
+        data,
+        load_templates(folder / "prompt.txt"),
+        Indexing("Beauty", data.user_index, data.item_index),
+        history_max=20,
+    )
     tokenizer = train_tokenizer(tasks.corpus(), 2000)
     torch.manual_seed(0)
     llm = new_backbone(Backbone(layers=sizes.layers, width=sizes.width, heads=sizes.heads), tokenizer, max_length=1024)
-    query = QFormerParams(num_query_tokens=sizes.query_tokens, layers=sizes.query_layers, width=sizes.query_width,
-                          heads=sizes.query_heads)
-    qformer = QFormer(query, 64, len(tokenizer))
+    query = QFormerParams(
+        num_query_tokens=sizes.query_tokens, layers=sizes.query_layers, width=sizes.query_width, heads=sizes.query_heads
+    )
+    qformer = QFormer(query, 64)
     cf = torch.randn(data.num_items + data.num_users, 64)
     ilm = ILM(llm, tokenizer, QFormerEncoder(qformer, sizes.width), cf, data.num_items, tasks.catalogue())
     return ilm.to(device()), tasks
@@ -90,23 +98,34 @@ def pretraining(ilm: ILM, tasks: RecommendationTasks, sizes: Sizes) -> float:
 def phase2(ilm: ILM, tasks: RecommendationTasks, sizes: Sizes) -> float:
     """Useful FLOP/s with the LLM frozen: no product for its weights' gradients; the encoder's distinct entities."""
     batches = tasks.training_batches(ilm.prompts, sizes.batch, "target", seed=0)
-    trained = ilm.encoder.trained_parameters()
+    trained = list(ilm.encoder.parameters())
     loss = lambda m, b: {"loss": m(b.to(device()), use_cache=False).loss}
     seconds = training_seconds(ilm, trained, loss, batches, sizes)
     entities = sum(len(batches(n).entities) for n in range(sizes.steps)) * sizes.query_tokens
-    return (2 * 2 * weights(ilm.llm) * real_tokens(batches, sizes)
-            + 3 * 2 * sum(p.numel() for p in trained if p.dim() == 2) * entities) / seconds
+    return (
+        2 * 2 * weights(ilm.llm) * real_tokens(batches, sizes)
+        + 3 * 2 * sum(p.numel() for p in trained if p.dim() == 2) * entities
+    ) / seconds
 
 
 def evaluation(ilm: ILM, tasks: RecommendationTasks, sizes: Sizes) -> float:
     """Seconds to rank for every user, both tasks, seen and unseen prompts."""
     ilm.eval()
-    users = np.arange(tasks.data.num_users)[:sizes.users]
+    users = np.arange(tasks.data.num_users)[: sizes.users]
     started = time.perf_counter()
     for task in TASKS:
         for prompt in ("seen", "unseen"):
-            rank(ilm, tasks, task=task, prompt=prompt, split="test", users=users, histories=("kept",),
-                 batch_size=sizes.eval_batch, autocast=True)
+            rank(
+                ilm,
+                tasks,
+                task=task,
+                wording=prompt,
+                split="test",
+                users=users,
+                history_rules=("kept",),
+                batch_size=sizes.eval_batch,
+                autocast=True,
+            )
     return time.perf_counter() - started
 
 

@@ -11,14 +11,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 import pandas as pd
 import torch
 
-from ilm_lib.profiles import ROOT, reports_dir
+from ilm_lib.profiles import ROOT, runs_dir
 
 REPEATS = 5
 
@@ -28,7 +28,9 @@ class Row:
     """One line of the results.
 
     Attributes:
-        case: the letter of the target, then words. ours, theirs: medians, in `unit`.
+        case: the letter of the target, then words.
+        ours: median, in `unit`.
+        theirs: median, in `unit`.
         main: the row of the letter; others are its side conditions (memory, a second bound).
     """
 
@@ -41,8 +43,15 @@ class Row:
     main: bool = True
 
 
-def compare(case: str, ours: Callable[[], object], theirs: Callable[[], object], *, target: float,
-            repeats: int = REPEATS, main: bool = True) -> Row:
+def compare(
+    case: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    *,
+    target: float,
+    repeats: int = REPEATS,
+    main: bool = True,
+) -> Row:
     """Median milliseconds of two functions called in turn, after one call of each to warm up."""
     a, b = in_turn(ours, theirs, repeats)
     return Row(case, a, b, "ms", b / a, target, main)
@@ -93,8 +102,8 @@ def peak_memory(function: str) -> float:
 
 
 def read_results(name: str) -> pd.DataFrame:
-    """"results" or "checks" of the newest `make bench`; of the committed report where none was run here."""
-    written, committed = (folder / "speed" / f"{name}.csv" for folder in (reports_dir(), ROOT / "reports"))
+    """ "results" or "checks" of the newest `make bench`; of the committed report where none was run here."""
+    written, committed = (folder / "speed" / f"{name}.csv" for folder in (runs_dir(), ROOT / "reports"))
     return pd.read_csv(written if written.exists() else committed)
 
 

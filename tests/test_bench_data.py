@@ -1,6 +1,7 @@
 """The measurement of data at scale, at a thousandth of the scale."""
 
 import numpy as np
+import pytest
 
 from bench import data as bench
 from ilm_lib.data import load_openp5
@@ -17,6 +18,7 @@ def test_synthetic_interactions(tmp_path):
     np.testing.assert_allclose(counts[:3] / 1e5, np.log([2, 1.5, 4 / 3]) / np.log(bench.ITEMS), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_rows(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("ILM_DATA_DIR", str(tmp_path))
     time, memory = bench.run(interactions=100_000)

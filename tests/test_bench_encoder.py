@@ -5,10 +5,24 @@ import torch
 
 from bench import encoder
 from bench.peers import PeerQFormer, negatives
-from ilm_lib import objectives as o
+from ilm_lib.train import losses as o
 
-TINY = encoder.Sizes(rows=2, positions=24, llm_width=16, slots=3, history_rows=3, history=4, catalogue=20, batch=6,
-                     queries=2, text=7, layers=2, width=16, vocab=40, cf_dim=6)
+TINY = encoder.Sizes(
+    rows=2,
+    positions=24,
+    llm_width=16,
+    slots=3,
+    history_rows=3,
+    history=4,
+    catalogue=20,
+    batch=6,
+    queries=2,
+    text=7,
+    layers=2,
+    width=16,
+    vocab=40,
+    cf_dim=6,
+)
 
 
 def test_the_encoders_benchmark_runs():

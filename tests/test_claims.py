@@ -1,4 +1,4 @@
-"""The ledger on runs whose truth is planted: an effect must be found, no effect must not be."""
+"""Verdicts on runs whose truth is planted: an effect must be found, no effect must not be."""
 
 import json
 from types import SimpleNamespace
@@ -7,18 +7,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ilm_lib import claims, study, study_elm, study_openp5
-from ilm_lib.paper import RANKING_METRICS, RESULT_COLUMNS
+from ilm_lib.methods import BASELINES as METHOD_BASELINES
+from ilm_lib.paper import ELM_CLAIMS, OPENP5_CLAIMS, RANKING_METRICS, RESULT_COLUMNS
 from ilm_lib.profiles import load_params
-from ilm_lib.recommendation import TASKS
+from ilm_lib.study import claims, comparisons, elm_results, inputs, openp5_results
+from ilm_lib.study import openp5 as study_openp5
+from ilm_lib.study import stages as study
+from ilm_lib.tasks.openp5 import TASKS
 
 USERS = 3000
 
 
 @pytest.fixture
 def params():
-    return load_params("toy", **{"seeds": (0, 1, 2), "data.name": "ML1M", "ablations.query_tokens": (1, 4, 32),
-                                 "methods": ("OpenP5-R", "MLP", "ILM-rand", "ILM", "ILM-IT", "ILM-IT-II", "ILM-IT-UI")})
+    return load_params(
+        "toy",
+        **{
+            "seeds": (0, 1, 2),
+            "data.name": "ML1M",
+            "ablations.query_tokens": (1, 4, 32),
+            "methods": ("OpenP5-R", "MLP", "ILM-rand", "ILM", "ILM-IT", "ILM-IT-II", "ILM-IT-UI"),
+        },
+    )
 
 
 @pytest.fixture
@@ -35,28 +45,41 @@ def planted(monkeypatch):
 
     def text_gap(params, methods=("ILM-IT", "ILM-IT-II", "ILM-IT-UI")):
         noise = np.random.default_rng(len(methods)).normal(0, 0.02, (len(methods), len(params.report_seeds)))
-        rows = [(m, s, step, 2.0 + (split == "heldout") * (gaps.get(m, 1.0) + noise[methods.index(m), s]), split)
-                for m in methods for s in params.report_seeds for step in (1, 2) for split in ("train", "heldout")]
+        rows = [
+            (m, s, step, 2.0 + (split == "heldout") * (gaps.get(m, 1.0) + noise[methods.index(m), s]), split)
+            for m in methods
+            for s in params.report_seeds
+            for step in (1, 2)
+            for split in ("train", "heldout")
+        ]
         return pd.DataFrame(rows, columns=["method", "seed", "step", "value", "split"])
 
     dataset = SimpleNamespace(num_users=6040, num_items=3416, num_interactions=999_611)
     encoder = SimpleNamespace(read_text=lambda encoding: json.dumps({"llm_before": "a", "llm_after": "a"}))
-    monkeypatch.setattr(study_openp5, "by_user", by_user)
-    monkeypatch.setattr(study_openp5, "dev_score", lambda params, seed, method: {"dev NDCG@10": 0.1})
+    monkeypatch.setattr(openp5_results, "by_user", by_user)
+    monkeypatch.setattr(openp5_results, "dev_score", lambda params, seed, method: {"dev NDCG@10": 0.1})
     monkeypatch.setattr(claims, "text_gap", text_gap)
-    monkeypatch.setattr(study, "dataset", lambda params: dataset)
-    monkeypatch.setattr(study, "phase2", lambda params, seed, method: lambda name: encoder)
+    monkeypatch.setattr(inputs, "dataset", lambda params: dataset)
+    monkeypatch.setattr(study, "phase2", lambda params, seed, method: SimpleNamespace(path=lambda name: encoder))
     return rates, gaps
 
 
 def verdicts(params):
-    return {c.claim: c.verdict for c in claims.ledger(params)}
+    return {c.claim: c.verdict for c in claims.openp5_claims(params)}
 
 
 def test_planted_effects_are_found(params, planted):
     rates, gaps = planted
-    rates |= {"ILM": 0.14, "OpenP5-R": 0.10, "MLP": 0.10, "ILM-rand": 0.18, "ILM-IT-UI": 0.13,
-              ("ILM", 1): 0.10, ("ILM", 4): 0.14, ("ILM", 32): 0.11}
+    rates |= {
+        "ILM": 0.14,
+        "OpenP5-R": 0.10,
+        "MLP": 0.10,
+        "ILM-rand": 0.18,
+        "ILM-IT-UI": 0.13,
+        ("ILM", 1): 0.10,
+        ("ILM", 4): 0.14,
+        ("ILM", 32): 0.11,
+    }
     gaps |= {"ILM-IT-II": 0.5}
     found = verdicts(params)
     assert found["ILM beats OpenP5-R: the frozen LLM gains from CF tokens"] == "reproduced"
@@ -68,6 +91,19 @@ def test_planted_effects_are_found(params, planted):
     assert found["More query tokens first help, then hurt"] == "reproduced"
     assert found["At most numbers of tokens ILM is ahead of an MLP with as many"] == "reproduced"
     assert found["The LLM stays exactly as it was"] == found["The data sets have the counts of Table 2"] == "reproduced"
+
+
+def test_every_claim_has_a_reason_from_its_numbers_and_a_place_in_the_file(params, planted):
+    rates, _ = planted
+    rates |= {"ILM": 0.14, "OpenP5-R": 0.10, "MLP": 0.14, "ILM-rand": 0.18}
+    made = claims.openp5_claims(params)
+    assert {c.claim for c in made} <= set(OPENP5_CLAIMS.values())
+    why = {c.claim: c.reason for c in made}
+    assert why[OPENP5_CLAIMS["OpenP5-R"]] == "the paper's direction, p = .005, corrected for 24 comparisons"
+    assert "too few users or no effect look the same" in why[OPENP5_CLAIMS["MLP"]]
+    assert why[OPENP5_CLAIMS["ILM-rand"]] == "the whole interval lies on the other side of 0"
+    assert "too few seeds" in why[OPENP5_CLAIMS["item-item gap"]]
+    assert why[OPENP5_CLAIMS["frozen"]].startswith("counted: 18 of 18")
 
 
 def test_no_effect_is_never_reproduced(params, planted):
@@ -84,7 +120,6 @@ def test_no_gain_is_a_claim_of_its_own(params, planted):
     found = verdicts(amazon)
     assert found["The item-item loss brings no obvious gain where texts are rich"] == "not reproduced"
     assert found["The data sets have the counts of Table 2"] == "not reproduced"  # the dataset is still that of ML1M
-    assert claims.no_gain(-0.02, 0.03, 0.4, 0.01) == "inconclusive"
 
 
 def test_what_no_run_bears_on_is_not_tested(params, planted):
@@ -106,17 +141,23 @@ def test_the_gain_is_followed_over_what_the_llm_has_read(params, monkeypatch):
         return {"HR@10": (luck < rate(params, method, task)).astype(float)}
 
     def rows(params, artifact, method, seed, table):
-        return pd.DataFrame([(table, "ML1M", task, prompt, "kept", method, seed, "HR@10", rate(params, method, task), 9)
-                             for task in ("sequential", "straightforward", "both") for prompt in ("seen", "unseen")],
-                            columns=RESULT_COLUMNS)
+        return pd.DataFrame(
+            [
+                (table, "ML1M", task, prompt, "kept", "beam", method, "", seed, "HR@10", rate(params, method, task), 9)
+                for task in ("sequential", "straightforward", "both")
+                for prompt in ("seen", "unseen")
+            ],
+            columns=RESULT_COLUMNS,
+        )
 
-    monkeypatch.setattr(study, "dataset", lambda params: SimpleNamespace(num_users=800))
+    monkeypatch.setattr(inputs, "dataset", lambda params: SimpleNamespace(num_users=800))
     monkeypatch.setattr(study_openp5, "evaluation", lambda *args, build: None)
-    monkeypatch.setattr(study_openp5, "by_user", by_user)
-    monkeypatch.setattr(study_openp5, "result_rows", rows)
-    results, gains = claims.gain_by_reading(params)
+    monkeypatch.setattr(openp5_results, "by_user", by_user)
+    monkeypatch.setattr(openp5_results, "result_rows", rows)
+    results, gains = comparisons.gain_by_reading(params)
     assert len(results) == 2 * 3 * 2 and set(results["seed"]) == {0}
-    assert set(results["task"]) == {f"{task}, {n} a user" for task in TASKS for n in (8, 32)}  # 16 prompts a step
+    found = set(zip(results["task"], results["variant"]))
+    assert found == {(task, f"prompts_read={n}") for task in TASKS for n in (8, 32)}  # 16 prompts a step
     assert gains[["task", "prompts"]].values.tolist() == [[t, n] for t in TASKS for n in (8, 32)]
     assert gains["diff"].round(1).tolist() == [0, 0, 0.1, 0]
     assert (gains["p"] < 0.05).tolist() == [False, False, True, False]
@@ -133,36 +174,45 @@ def elm_scored(monkeypatch):
         method, seed = run
         films, rng = np.repeat(np.arange(200), 3), np.random.default_rng([len(method), seed])
         nll = 1.5 + 0.3 * np.sin(films) - gains.get(method, 0.0) + rng.normal(0, 0.1, 600)
-        return pd.DataFrame({"item": films, "task": np.tile(["summary", "pitch", "sadder"], 200), "nll": 20 * nll,
-                             "tokens": 20, "SC": 0.5})
+        return pd.DataFrame(
+            {
+                "item": films,
+                "task": np.tile(["summary", "pitch", "sadder"], 200),
+                "nll": 20 * nll,
+                "tokens": 20,
+                "SC": 0.5,
+            }
+        )
 
-    monkeypatch.setattr(study_elm, "evaluation", lambda params, seed, method, build=False: (method, seed))
-    monkeypatch.setattr(study_elm, "scored", scored)
+    monkeypatch.setattr(elm_results, "evaluation", lambda params, seed, method, build=False: (method, seed))
+    monkeypatch.setattr(elm_results, "scored", scored)
     return gains
 
 
 @pytest.mark.parametrize("gain, wanted", [(0.05, "reproduced"), (0.0, "inconclusive"), (-0.05, "not reproduced")])
-def test_the_ledger_of_the_elm_tasks_finds_what_is_planted(elm_scored, gain, wanted):
+def test_the_claims_on_the_elm_tasks_find_what_is_planted(elm_scored, gain, wanted):
     elm_scored["ILM"] = gain
-    found = {c.claim: c for c in claims.elm_ledger(load_params("toy", seeds=(0, 1)))}
+    found = {c.claim: c for c in claims.elm_claims(load_params("toy", seeds=(0, 1)))}
     assert {c.verdict for c in found.values()} == {wanted} and len(found) == 2
     claim = found["On the ELM tasks ILM beats the MLP adapter"]
     assert (claim.ci_low + claim.ci_high) / 2 == pytest.approx(gain, abs=0.02)
     assert claim.paper == "0.5730 against 0.6520 nats" and ("ahead in 3 of 3" in claim.ours) == (gain > 0)
-    assert not claims.elm_ledger(load_params("toy", methods=("OpenP5-R", "MLP")))
+    assert not claims.elm_claims(load_params("toy", methods=("OpenP5-R", "MLP")))
 
 
 def test_a_gain_that_a_blind_model_has_too_does_not_count(elm_scored):
     elm_scored |= {"ILM": 0.05, "Film-blind": 0.05}
-    assert {c.verdict for c in claims.elm_ledger(load_params("toy", seeds=(0, 1)))} == {"inconclusive"}
+    made = claims.elm_claims(load_params("toy", seeds=(0, 1)))
+    assert {c.verdict for c in made} == {"inconclusive"} and {c.claim for c in made} == set(ELM_CLAIMS.values())
+    assert all(c.reason.startswith("ILM does not beat Film-blind") for c in made)
 
 
 def test_cells_are_corrected_for_all_of_them(params, planted):
     rates, _ = planted
     rates |= {"ILM": 0.108}
-    table = claims.cells(params, [*study_openp5.BASELINES, "OpenP5-R", "MLP", "ILM-rand"])
+    table = comparisons.cells(params, [*METHOD_BASELINES, "OpenP5-R", "MLP", "ILM-rand"])
     assert len(table) == 6 * 2 * 4 and (table["p corrected"] >= table["p"]).all()
-    shown = claims.cells_table(table)
+    shown = comparisons.cells_table(table)
     assert list(shown.columns) == ["baseline", "prompt", *(f"Δ {m}" for m in RANKING_METRICS)] and len(shown) == 12
     assert shown["prompt"].tolist() == ["seen"] * 6 + ["unseen"] * 6
     assert shown.iloc[0]["Δ HR@10"].startswith("+0.0")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ilm_lib.data import Dataset, DataError, data_dir, load_openp5, openp5
+from ilm_lib.data import DataError, Dataset, data_dir, load_openp5, openp5
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("ILM_DATA_DIR") or ROOT.parent / "shared" / "data") / "openp5"
@@ -119,6 +119,7 @@ def test_own_index_is_seeded(folder):
     assert load_openp5(folder).items == data.items
 
 
+@pytest.mark.slow
 def test_independent_of_hash_seed(folder):
     (folder / "item_random_indexing.txt").unlink()
     code = (
@@ -129,7 +130,10 @@ def test_independent_of_hash_seed(folder):
         subprocess.run(
             [sys.executable, "-c", code, str(folder)],
             env={**os.environ, "PYTHONHASHSEED": seed},
-            cwd=ROOT, capture_output=True, text=True, check=True,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("0", "1", "2")
     }
@@ -147,12 +151,15 @@ def assert_same(a, b):
         assert getattr(a, name).tobytes() == getattr(b, name).tobytes()
 
 
-@pytest.mark.parametrize("text", [
-    SEQUENCES,
-    SEQUENCES.removesuffix("\n"),
-    SEQUENCES.replace("\n", "\r\n"),
-    "\ufeff\n" + SEQUENCES.replace("\n", " \n\n  \n").replace(" ", "\t\u00a0"),
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        SEQUENCES,
+        SEQUENCES.removesuffix("\n"),
+        SEQUENCES.replace("\n", "\r\n"),
+        "\ufeff\n" + SEQUENCES.replace("\n", " \n\n  \n").replace(" ", "\t\u00a0"),
+    ],
+)
 def test_blocks_make_no_difference(folder, monkeypatch, text):
     expected = load_openp5(folder)
     (folder / "user_sequence.txt").write_bytes(text.encode())
@@ -180,20 +187,21 @@ def test_saved_and_opened(folder, tmp_path):
 
 def test_the_data_stage_parses_once(folder, tmp_path, monkeypatch):
     """Later starts map the stage's arrays; a changed input asks for the stage again."""
-    from ilm_lib import load_params, study
-    from ilm_lib.artifacts import MissingStage
+    from ilm_lib import load_params
+    from ilm_lib.study import inputs
+    from ilm_lib.study.artifacts import MissingStage
 
     monkeypatch.setenv("ILM_DATA_DIR", str(folder.parent))
     monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path / "runs"))
     params = load_params("toy", **{"data.source": "openp5", "data.folder": folder.name, "data.name": "Tiny"})
     with pytest.raises(MissingStage):
-        study.dataset(params)
-    study.data(params, build=True)
-    monkeypatch.setattr(study, "load_openp5", None)
-    assert_same(study.dataset(params), load_openp5(folder, name="Tiny"))
+        inputs.dataset(params)
+    inputs.data(params, build=True)
+    monkeypatch.setattr(inputs, "load_openp5", None)
+    assert_same(inputs.dataset(params), load_openp5(folder, name="Tiny"))
     write(folder, "user_indexing.txt", "ann 7\nbob 3\ncat 10\n")
     with pytest.raises(MissingStage):
-        study.dataset(params)
+        inputs.dataset(params)
 
 
 MALFORMED = [

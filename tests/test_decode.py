@@ -1,19 +1,23 @@
 import pytest
 import torch
-
 from transformers import DynamicLayer
 
-from ilm_lib.decode import Prefill, Room, Rows, Tree, beam_search
-from ilm_lib.exhaustive import score_all
-from ilm_lib.kernels import Trie
-from ilm_lib.masks import takes_4d_mask
+from ilm_lib.model.decode import beam_search
+from ilm_lib.model.exhaustive import score_all
+from ilm_lib.model.kernels import Trie
+from ilm_lib.model.masks import takes_4d_mask
+from ilm_lib.model.readers import Prefill, Room, Rows, Tree
 
 KINDS = ["llama", "qwen2", "gpt2", "gemma3", "opt", "gpt_neox", "bloom"]
 EOS, VOCAB = 2, 40
 PROMPTS = [[1, 5, 9, 30, 7, 8, 21, 33, 4], [1, 17, 6], [1, 11, 12, 13, 12, 11]]
 # Answers of four lengths with shared beginnings; 14 items, so 16 beams find them all.
-ANSWERS = [[3, a, EOS] for a in range(5, 10)] + [[3, 10, b, EOS] for b in (5, 9, 20, 21)] + \
-    [[4, 30, 31, c, EOS] for c in (5, 6, 7)] + [[4, EOS], [39, 38, EOS]]
+ANSWERS = (
+    [[3, a, EOS] for a in range(5, 10)]
+    + [[3, 10, b, EOS] for b in (5, 9, 20, 21)]
+    + [[4, 30, 31, c, EOS] for c in (5, 6, 7)]
+    + [[4, EOS], [39, 38, EOS]]
+)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -55,17 +59,29 @@ def answer_scores(llm, prompt):
 def hugging_face(llm, prompts, length_penalty=0.0, **kwargs):
     """Rows of (tokens before the end, score), best first."""
     ids, mask = left_padded(prompts)
-    out = llm.generate(input_ids=ids, attention_mask=mask, num_beams=10, num_return_sequences=10, do_sample=False,
-                       length_penalty=length_penalty, output_scores=True, return_dict_in_generate=True, pad_token_id=0,
-                       **kwargs)
-    rows = [(s[:s.index(EOS)] if EOS in s else None) for s in out.sequences[:, ids.shape[1]:].tolist()]
+    out = llm.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        num_beams=10,
+        num_return_sequences=10,
+        do_sample=False,
+        length_penalty=length_penalty,
+        output_scores=True,
+        return_dict_in_generate=True,
+        pad_token_id=0,
+        **kwargs,
+    )
+    rows = [(s[: s.index(EOS)] if EOS in s else None) for s in out.sequences[:, ids.shape[1] :].tolist()]
     scores = out.sequences_scores.tolist()
-    return [list(zip(rows[i:i + 10], scores[i:i + 10])) for i in range(0, len(rows), 10)]
+    return [list(zip(rows[i : i + 10], scores[i : i + 10])) for i in range(0, len(rows), 10)]
 
 
 def ours(beams, b):
-    return [([t for t in row if t >= 0], score)
-            for row, score in zip(beams.tokens[b].tolist(), beams.scores[b].tolist()) if score > -torch.inf]
+    return [
+        ([t for t in row if t >= 0], score)
+        for row, score in zip(beams.tokens[b].tolist(), beams.scores[b].tolist())
+        if score > -torch.inf
+    ]
 
 
 def assert_same_answers(found, wanted):
@@ -81,7 +97,7 @@ def test_free_search_is_hugging_faces(llm, penalty):
     for b, wanted in enumerate(hugging_face(llm, PROMPTS, penalty, max_new_tokens=24)):
         ended = [answer for answer in wanted if answer[0] is not None]  # the others ran into the limit
         assert len(ended) == 10 or penalty  # which favours long answers
-        assert_same_answers(ours(found, b)[:len(ended)], ended)
+        assert_same_answers(ours(found, b)[: len(ended)], ended)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
@@ -90,7 +106,7 @@ def test_constrained_search_is_hugging_faces_with_allowed_tokens(llm, penalty):
 
     def allowed(row, ids, width=len(PROMPTS[0])):
         done = ids[width:].tolist()
-        return [a[len(done)] for a in ANSWERS if a[:len(done)] == done and len(a) > len(done)] or [EOS]
+        return [a[len(done)] for a in ANSWERS if a[: len(done)] == done and len(a) > len(done)] or [EOS]
 
     for b, wanted in enumerate(hugging_face(llm, PROMPTS, penalty, max_new_tokens=5, prefix_allowed_tokens_fn=allowed)):
         assert_same_answers(ours(found, b), wanted)
@@ -106,9 +122,11 @@ def test_with_beams_to_spare_constrained_search_ranks_every_item(llm):
         assert [[*tokens, EOS] for tokens, _ in ours(found, b)] == [ANSWERS[i] for i in items]
 
 
-@pytest.mark.parametrize("banned", [
-    [[0, 3, 5], [9, 10, 11], [-1, -1, -1]], [[12, -1], [0, 13], [5, 6]], [[2, 2], [5, 5], [13, 13]]],
-    ids=["three", "padded", "twice"])
+@pytest.mark.parametrize(
+    "banned",
+    [[[0, 3, 5], [9, 10, 11], [-1, -1, -1]], [[12, -1], [0, 13], [5, 6]], [[2, 2], [5, 5], [13, 13]]],
+    ids=["three", "padded", "twice"],
+)
 def test_bans_take_items_out_and_leave_the_order_of_the_rest(llm, banned):
     prefill, trie = read(llm), Trie.build(ANSWERS)
     every = search(llm, prefill, trie, beams=16)
@@ -116,7 +134,7 @@ def test_bans_take_items_out_and_leave_the_order_of_the_rest(llm, banned):
     for b, bans in enumerate(banned):
         rest = [(i, s) for i, s in zip(every.items[b].tolist(), every.scores[b].tolist()) if i not in {*bans, -1}]
         assert found.items[b].tolist() == [i for i, _ in rest] + [-1] * (16 - len(rest))
-        assert found.scores[b, :len(rest)].tolist() == pytest.approx([s for _, s in rest], abs=1e-5)
+        assert found.scores[b, : len(rest)].tolist() == pytest.approx([s for _, s in rest], abs=1e-5)
 
 
 def test_with_everything_banned_nothing_is_found(llm):
@@ -152,8 +170,10 @@ def test_readers_leave_the_prefill_alone_and_agree(llm):
     prefill, kinds = read(llm), [Rows] + [Tree] * takes_4d_mask(llm, 20)
     keys = [layer.keys.clone() for layer in prefill.cache.layers]
     stem, beam = torch.tensor([[5, 6]] * 3), torch.tensor([[0, 0, 0], [0, 0, 0], [0, 0, 0]])
-    steps = [(torch.tensor([[7, 8, 9]] * 3), beam),
-             (torch.tensor([[3, 4]] * 3), torch.tensor([[2, 0], [1, 1], [0, 2]]))]
+    steps = [
+        (torch.tensor([[7, 8, 9]] * 3), beam),
+        (torch.tensor([[3, 4]] * 3), torch.tensor([[2, 0], [1, 1], [0, 2]])),
+    ]
     outputs = []
     with torch.no_grad():
         for reader in (kind(llm, prefill) for kind in kinds):
@@ -179,7 +199,7 @@ def test_room_grows_when_it_is_full():
 
 def test_the_fallback_finds_the_same(llm, monkeypatch):
     found = [search(llm, read(llm), trie, max_new_tokens=n) for trie, n in ((None, 9), (Trie.build(ANSWERS), 5))]
-    monkeypatch.setattr("ilm_lib.decode.takes_4d_mask", lambda model, length: False)
+    monkeypatch.setattr("ilm_lib.model.readers.takes_4d_mask", lambda model, length: False)
     for a, (trie, n) in zip(found, ((None, 9), (Trie.build(ANSWERS), 5))):
         b = search(llm, read(llm), trie, max_new_tokens=n)
         assert torch.equal(a.tokens, b.tokens)

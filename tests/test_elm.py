@@ -7,18 +7,26 @@ import pandas as pd
 import pytest
 import torch
 
-from ilm_lib import elm, elm_eval, load_params, study, study_elm
-from ilm_lib.probes import rank_agreement
-from ilm_lib.prompts import Item
+from ilm_lib import load_params
+from ilm_lib.model.prompts import Item
+from ilm_lib.study import elm as study_elm
+from ilm_lib.study import elm_results, inputs
+from ilm_lib.study.probes import rank_agreement
+from ilm_lib.tasks import elm
 
-FILMS = [{"title": f"Film {i} (199{i % 10})", "genres": ["War", "Drama"][i % 2:], "overview": f"Plot of number {i}."}
-         for i in range(15)]
-ROWS = pd.DataFrame([
-    ("summary", 0, -1, "Summarize the movie {film}.", "A war film.", "template", "train"),
-    ("similarities", 1, 2, "What do {film} and {other} share?", "Both are drama films.", "template", "train"),
-    ("pitch", 3, -1, "Pitch {film} .", "See it.", "template", "test"),
-    ("diff than nn", 4, 5, "How does {other} differ from {film}?", "In its plot, by much.", "template", "test"),
-], columns=["task", "item", "other", "prompt", "target", "teacher", "split"])
+FILMS = [
+    {"title": f"Film {i} (199{i % 10})", "genres": ["War", "Drama"][i % 2 :], "overview": f"Plot of number {i}."}
+    for i in range(15)
+]
+ROWS = pd.DataFrame(
+    [
+        ("summary", 0, -1, "Summarize the movie {film}.", "A war film.", "template", "train"),
+        ("similarities", 1, 2, "What do {film} and {other} share?", "Both are drama films.", "template", "train"),
+        ("pitch", 3, -1, "Pitch {film} .", "See it.", "template", "test"),
+        ("diff than nn", 4, 5, "How does {other} differ from {film}?", "In its plot, by much.", "template", "test"),
+    ],
+    columns=["task", "item", "other", "prompt", "target", "teacher", "split"],
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +64,8 @@ def test_phase_1_pairs_are_training_films_with_their_titles_and_no_interactions(
 
 def test_likelihood_and_texts_come_in_the_order_of_the_rows(elm_tasks, new_ilm):
     ilm, test = new_ilm("qformer"), elm_tasks.part("test")
-    scored = elm_eval.evaluate(ilm, elm_tasks, test, max_new_tokens=4, batch_size=1)
-    together = elm_eval.evaluate(ilm, elm_tasks, test, max_new_tokens=4, batch_size=2)
+    scored = elm.evaluate(ilm, elm_tasks, test, max_new_tokens=4, batch_size=1)
+    together = elm.evaluate(ilm, elm_tasks, test, max_new_tokens=4, batch_size=2)
     assert scored["generated"].tolist() == together["generated"].tolist()
     np.testing.assert_allclose(scored["nll"], together["nll"], rtol=1e-4)
     for i, r in enumerate(test.itertuples()):
@@ -67,28 +75,33 @@ def test_likelihood_and_texts_come_in_the_order_of_the_rows(elm_tasks, new_ilm):
 
 def test_a_film_in_words_is_what_the_bare_model_reads(elm_tasks, new_ilm):
     test = elm_tasks.part("test")
-    a, b = (elm_eval.evaluate(new_ilm(kind), elm_tasks, test, max_new_tokens=3, in_text="card")
-            for kind in ("none", "qformer"))
+    a, b = (
+        elm.evaluate(new_ilm(kind), elm_tasks, test, max_new_tokens=3, in_text="card") for kind in ("none", "qformer")
+    )
     assert a["nll"].tolist() == b["nll"].tolist() and a["generated"].tolist() == b["generated"].tolist()
-    assert not np.allclose(a["nll"], elm_eval.evaluate(new_ilm("qformer"), elm_tasks, test, max_new_tokens=3)["nll"])
+    assert not np.allclose(a["nll"], elm.evaluate(new_ilm("qformer"), elm_tasks, test, max_new_tokens=3)["nll"])
 
 
 def test_a_walk_begins_and_ends_at_the_films(new_ilm):
     ilm = new_ilm("qformer")
-    said = elm_eval.walk(ilm, 2, 7, ("Describe ", "."), points=3, max_new_tokens=5)
-    assert [said[0], said[2]] == ilm.generate([["Describe ", Item(2), "."], ["Describe ", Item(7), "."]], max_new_tokens=5)
+    said = elm.walk(ilm, 2, 7, ("Describe ", "."), points=3, max_new_tokens=5)
+    assert [said[0], said[2]] == ilm.generate(
+        [["Describe ", Item(2), "."], ["Describe ", Item(7), "."]], max_new_tokens=5
+    )
     assert len(said) == 3 and ilm.cf.shape[0] > 3  # the model itself stays as it was
 
 
 def test_no_answer_repeats_itself_but_it_may_repeat_the_prompt(elm_tasks, new_ilm):
-    (rule,), scores = elm_eval.no_repeat(2), torch.zeros(1, 10)
+    (rule,), scores = elm.no_repeat(2), torch.zeros(1, 10)
     assert rule(torch.tensor([[7, 8, 7]]), scores).isfinite().all()  # the prompt: 8 may follow 7 again
     banned = rule(torch.tensor([[7, 8, 7, 8, 9, 8]]), scores).isinf()[0]
     assert banned.nonzero().flatten().tolist() == [9]
-    assert len(elm_eval.no_repeat(0)) == 0
+    assert len(elm.no_repeat(0)) == 0
     ilm, test = new_ilm("qformer"), elm_tasks.part("test")
-    texts = {n: elm_eval.evaluate(ilm, elm_tasks, test, max_new_tokens=16, no_repeat_ngram=n)["generated"].tolist()
-             for n in (0, 1)}
+    texts = {
+        n: elm.evaluate(ilm, elm_tasks, test, max_new_tokens=16, no_repeat_ngram=n)["generated"].tolist()
+        for n in (0, 1)
+    }
     assert texts[0] != texts[1]
 
 
@@ -103,19 +116,31 @@ def test_rank_agreement():
 
 def test_mlp_n_is_the_mlp_with_the_tokens_of_the_qformer(tmp_path, monkeypatch):
     monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path))
-    params = load_params("toy").with_(**{
-        "data.num_items": 80, "data.num_users": 90, "embeddings.dim": 4, "qformer.num_query_tokens": 3,
-        "backbone.layers": 1, "backbone.width": 16, "backbone.heads": 2, "elm24.backbone_steps": 1,
-        "elm24.phase2_steps": 1, "elm24.rows_per_task": 1, "elm24.max_new_tokens": 1, "elm24.mlp_n": True,
-        "phase2.batch_size": 2})
+    params = load_params("toy").with_(
+        **{
+            "data.num_items": 80,
+            "data.num_users": 90,
+            "embeddings.dim": 4,
+            "qformer.num_query_tokens": 3,
+            "backbone.layers": 1,
+            "backbone.width": 16,
+            "backbone.heads": 2,
+            "elm24.backbone_steps": 1,
+            "elm24.phase2_steps": 1,
+            "elm24.rows_per_task": 1,
+            "elm24.max_new_tokens": 1,
+            "elm24.mlp_n": True,
+            "phase2.batch_size": 2,
+        }
+    )
     assert study_elm.anchors(params) == ["MLP-N", "Film-blind", "Facts-in-text", "Title-in-text"]
     assert study_elm.anchors(load_params("toy")) == ["Film-blind", "Facts-in-text", "Title-in-text"]
-    study.data(params, build=True)
+    inputs.data(params, build=True)
     tokens = {}
     for method in ("MLP", "MLP-N"):
         trained = study_elm.evaluation(params, 0, method, build=True)
-        tokens[method] = json.loads(trained("encoder.json").read_text())["config"]["num_tokens"]
-        assert len(study_elm.scored(trained)) == 24
+        tokens[method] = json.loads(trained.path("encoder.json").read_text())["config"]["num_tokens"]
+        assert len(elm_results.scored(trained)) == 24
     assert tokens == {"MLP": 1, "MLP-N": 3}
     before, after = (study_elm.load_ilm(params, 0, "MLP", trained=trained).item_tokens() for trained in (False, True))
     assert before.shape == after.shape == (80, 1, 16) and 0 < (before - after).abs().max() < 1  # one step of training

@@ -16,9 +16,13 @@ similarities, interpolation, why like nn, diff than nn, common with nn""".replac
 
 # The shapes that real MovieLens records take.
 ODD = [
-    {"title": "Matrix, The (1999)", "genres": ["Sci-Fi", "Action"], "tags": ["Virtual-reality"],
-     "overview": "In The Matrix, a hacker named Neo meets Mr. Smith, learns from a mysterious rebel that the world is "
-                 "a simulation, and joins a war against its rulers, who farm people for power in vast dark towers."},
+    {
+        "title": "Matrix, The (1999)",
+        "genres": ["Sci-Fi", "Action"],
+        "tags": ["Virtual-reality"],
+        "overview": "In The Matrix, a hacker named Neo meets Mr. Smith, learns from a mysterious rebel that the world "
+        "is a simulation, and joins a war against its rulers, who farm people for power in vast dark towers.",
+    },
     {"title": "Heat (1995)", "overview": "Heat is a thief. He plans one last robbery with his crew."},
     {"title": "Toy Story (1995)", "genres": ["Animation", "Children's", "Comedy"], "tags": None},
     {"genres": ["(no genres listed)"], "tags": ["Al Pacino"]},
@@ -74,7 +78,7 @@ def test_no_film_is_in_both_splits(table):
 def test_neighbours_are_the_closest_of_their_split(table, vectors):
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = table[table.task == "why like nn"]
-    for split, part in rows.groupby("split"):
+    for _split, part in rows.groupby("split"):
         members = part.item.to_numpy()
         for row in part.itertuples():
             others = members[members != row.item]
@@ -114,13 +118,24 @@ def test_rows_per_task_is_a_cap_that_changes_no_row(table, texts, vectors):
     assert len(capped.merge(table)) == len(capped)
 
 
+@pytest.mark.slow
 def test_seed_and_hash_seed(texts, vectors, table):
     assert build_elm24(texts, vectors).equals(table)
     assert not build_elm24(texts, vectors, seed=1).equals(table)
-    script = "import numpy as np; from ilm_lib.data.elm24 import build_elm24; from tests.test_elm24 import ODD; " \
-             "print(build_elm24(ODD * 2, np.eye(12), test_fraction=0.3).to_json())"
-    outputs = {subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, cwd=ROOT,
-                              env=os.environ | {"PYTHONHASHSEED": h, "PYTHONPATH": str(ROOT)}).stdout for h in "12"}
+    script = (
+        "import numpy as np; from ilm_lib.data.elm24 import build_elm24; from tests.test_elm24 import ODD; "
+        "print(build_elm24(ODD * 2, np.eye(12), test_fraction=0.3).to_json())"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            check=True,
+            capture_output=True,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONHASHSEED": h, "PYTHONPATH": str(ROOT)},
+        ).stdout
+        for h in "12"
+    }
     assert len(outputs) == 1
 
 

@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix
 
+from ilm_lib.baselines.cf import CFEmbeddings, fit_cf, load_cf, top_k
+from ilm_lib.baselines.popularity import popularity_top_k
 from ilm_lib.data import DataError, load_openp5
-from ilm_lib.embeddings import CFEmbeddings, fit_cf, load_cf, popularity_top_k, top_k
 
 REAL = Path(os.environ.get("ILM_DATA_DIR") or Path(__file__).resolve().parents[2] / "shared" / "data")
 ENGINES = ["implicit", "irspack"]

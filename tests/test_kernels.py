@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ilm_lib.kernels import Trie, attention, beam_step, interleave, mean_nll, pair_similarity
+from ilm_lib.model.kernels import Trie, attention, beam_step, interleave, mean_nll, pair_similarity
 
 
 def test_interleave_is_a_loop_over_slots_forward_and_backward():
@@ -43,8 +43,9 @@ def test_pair_similarity_is_its_definition(shape, selection):
     own = [max(pairs, key=lambda p: float(cosine(i, p[0], i, p[1]))) for i in range(B)]
     for i in range(B):
         for j in range(B):
-            expected[i, j] = (max(cosine(i, n, j, m) for n, m in pairs) if selection == "best"
-                              else cosine(i, own[i][0], j, own[j][1]))
+            expected[i, j] = (
+                max(cosine(i, n, j, m) for n, m in pairs) if selection == "best" else cosine(i, own[i][0], j, own[j][1])
+            )
     torch.testing.assert_close(pair_similarity(a, b, selection), expected)
 
 
@@ -95,7 +96,7 @@ def test_the_trie_holds_every_answer_and_nothing_else():
     for i, answer in enumerate(ANSWERS):
         path = walk(trie, answer)
         assert len(path) == len(answer) and int(trie.item[path[-1]]) == i
-        assert trie.path[i, :len(path)].tolist() == path and set(trie.path[i, len(path):].tolist()) <= {path[-1]}
+        assert trie.path[i, : len(path)].tolist() == path and set(trie.path[i, len(path) :].tolist()) <= {path[-1]}
         assert all(int(trie.item[n]) == -1 for n in path[:-1])
     assert len(walk(trie, [7, 5])) == 1 and walk(trie, [3]) == [] and walk(trie, [8]) == []
     assert len(trie.token) == 1 + len({tuple(a[:n]) for a in ANSWERS for n in range(1, len(a) + 1)})
@@ -111,8 +112,9 @@ def allowed_by_hand(trie, banned):
     return torch.tensor([n in open_nodes for n in range(len(trie.token))])
 
 
-@pytest.mark.parametrize("banned", [
-    [[0]], [[0, 1, 4]], [[3]], [[2, -1, -1]], [[-1, -1]], [[0, 1, 2, 3, 4]], [[0, 1], [4, -1], [3, 2]]])
+@pytest.mark.parametrize(
+    "banned", [[[0]], [[0, 1, 4]], [[3]], [[2, -1, -1]], [[-1, -1]], [[0, 1, 2, 3, 4]], [[0, 1], [4, -1], [3, 2]]]
+)
 def test_bans_close_just_the_banned_items_and_what_leads_to_nothing_else(banned):
     trie = Trie.build(ANSWERS)
     got = trie.allowed(torch.tensor(banned), len(banned))
@@ -140,8 +142,10 @@ def test_beam_step_takes_the_best_of_all_continuations():
     scores = torch.tensor([[-1.0, -5.0], [-9.0, 0.0]])
     logits = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(0))
     total = scores[:, :, None] + logits.log_softmax(-1)
-    for columns, allowed in ((None, None), (torch.tensor([[[1, 3, 4], [0, 2, 5]]] * 2),
-                                                  torch.tensor([[[True, True, False]] * 2] * 2))):
+    for columns, allowed in (
+        (None, None),
+        (torch.tensor([[[1, 3, 4], [0, 2, 5]]] * 2), torch.tensor([[[True, True, False]] * 2] * 2)),
+    ):
         left = total if columns is None else total.gather(2, columns).masked_fill(~allowed, -torch.inf)
         wanted = left.flatten(1).sort(descending=True)
         best, beam, token, place = beam_step(scores, logits, 3, columns, allowed)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ilm_lib import masks
-from ilm_lib.masks import additive, takes_4d_mask
+from ilm_lib.model import masks
+from ilm_lib.model.masks import additive, takes_4d_mask
 
 TAKERS = ["llama", "qwen2", "gpt2", "opt", "gpt_neox"]
 
@@ -10,8 +10,12 @@ TAKERS = ["llama", "qwen2", "gpt2", "opt", "gpt_neox"]
 def read(llm, ids, see, position):
     """Logits (T, V) of one row under a mask (T, T)."""
     with torch.no_grad():
-        return llm(input_ids=ids[None], attention_mask=additive(see[None, None], torch.float32),
-                   position_ids=position[None], use_cache=False).logits[0]
+        return llm(
+            input_ids=ids[None],
+            attention_mask=additive(see[None, None], torch.float32),
+            position_ids=position[None],
+            use_cache=False,
+        ).logits[0]
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

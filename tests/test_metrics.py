@@ -7,8 +7,16 @@ import pytest
 
 from ilm_lib import metrics
 from ilm_lib.metrics import (
-    embed_sentences, hits_at, holm, log_perplexity, mean_se, ndcg_at, paired_bootstrap, ranking_metrics,
-    semantic_consistency, sentence_encoder,
+    embed_sentences,
+    hits_at,
+    holm,
+    log_perplexity,
+    mean_se,
+    ndcg_at,
+    paired_bootstrap,
+    ranking_metrics,
+    semantic_consistency,
+    sentence_encoder,
 )
 
 TOP = np.array([[4, 2, 7], [1, -1, -1], [3, 5, 6], [8, 9, 0]])
@@ -69,6 +77,7 @@ def test_bootstrap_known_answers():
     assert paired_bootstrap(values, values + 1, samples=999).p_value == 2 / 1000
 
 
+@pytest.mark.slow
 def test_bootstrap_agrees_with_the_normal_law():
     """Discrete and continuous differences: the interval is mean +- 1.96 standard errors."""
     rng = np.random.default_rng(1)
@@ -91,10 +100,7 @@ def test_bootstrap_agrees_with_the_normal_law():
 
 def test_bootstrap_rejects_a_true_null_as_often_as_it_should():
     rng = np.random.default_rng(2)
-    p = [
-        paired_bootstrap(rng.normal(size=100), rng.normal(size=100), samples=200).p_value
-        for _ in range(400)
-    ]
+    p = [paired_bootstrap(rng.normal(size=100), rng.normal(size=100), samples=200).p_value for _ in range(400)]
     assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
 
 

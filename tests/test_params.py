@@ -1,8 +1,10 @@
 import pytest
 import yaml
 
-from ilm_lib.params import METHODS, Params, ParamsError
+from ilm_lib import profiles
+from ilm_lib.methods import METHODS
 from ilm_lib.profiles import ROOT, load_params
+from ilm_lib.settings import Params, ParamsError
 
 PROFILES = sorted((ROOT / "params").glob("*.yaml"))
 
@@ -33,10 +35,22 @@ def test_unknown_keys_of_a_file_are_refused(tmp_path):
         load_params(path)
 
 
-@pytest.mark.parametrize("key, value", [
-    ("phase2.lr", "fast"), ("evaluation.beams", 9), ("phase1.losses", ["itc", "xyz"]),
-    ("phase1.losses", ["itc", "itc"]), ("phase1.losses", []), ("qformer.heads", 7), ("sasrec.heads", 7),
-    ("data.source", "openp5"), ("seed", -1), ("backbone.precision", "half"), ("phase1", 3)])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("phase2.lr", "fast"),
+        ("evaluation.beams", 9),
+        ("phase1.losses", ["itc", "xyz"]),
+        ("phase1.losses", ["itc", "itc"]),
+        ("phase1.losses", []),
+        ("qformer.heads", 7),
+        ("sasrec.heads", 7),
+        ("data.source", "openp5"),
+        ("seed", -1),
+        ("backbone.precision", "half"),
+        ("phase1", 3),
+    ],
+)
 def test_a_bad_value_names_its_key(key, value):
     with pytest.raises(ParamsError, match=key.split(".")[0]) as error:
         load_params("toy", **{key: value})
@@ -45,7 +59,8 @@ def test_a_bad_value_names_its_key(key, value):
 
 @pytest.mark.parametrize("loop", ["sasrec", "phase1", "backbone", "phase2"])
 @pytest.mark.parametrize(
-    "key, value", [("steps", 0), ("batch_size", 1), ("lr", 0), ("warmup", 1), ("weight_decay", -1)])
+    "key, value", [("steps", 0), ("batch_size", 1), ("lr", 0), ("warmup", 1), ("weight_decay", -1)]
+)
 def test_every_training_loop_has_the_same_limits(loop, key, value):
     with pytest.raises(ParamsError, match=rf"{loop}\.{key}.*greater|{loop}\.{key}.*less"):
         load_params("toy", **{f"{loop}.{key}": value})
@@ -129,3 +144,27 @@ def test_cells_may_run_again_once_the_notebook_has_names_of_its_own():
 
 def test_load_params_returns_all_settings():
     assert isinstance(load_params(), Params)
+
+
+@pytest.mark.parametrize("name", ["x; touch y", "../x", "a b", "", "-x", "x/y"])
+def test_a_profile_is_called_what_a_folder_may_be_called(tmp_path, name):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"profile": name}))
+    with pytest.raises(ParamsError, match="cannot name a folder"):
+        load_params(path)
+    with pytest.raises(ParamsError, match="no profile"):
+        load_params(name)
+
+
+def test_ones_own_profile_is_read_and_else_the_one_that_came_with_the_library(tmp_path, monkeypatch):
+    own, package = tmp_path / "here", tmp_path / "installed"
+    for folder, seed, names in ((own / "params", 1, ("mine", "toy")), (package / "_profiles", 2, ("toy", "ml100k"))):
+        folder.mkdir(parents=True)
+        for name in names:
+            (folder / f"{name}.yaml").write_text(f"seed: {seed}\n")
+    monkeypatch.setattr(profiles, "ROOT", own)
+    monkeypatch.setattr(profiles, "PACKAGE", package)
+    assert [load_params(name).seed for name in ("mine", "toy", "ml100k")] == [1, 1, 2]
+    assert profiles.profile_path("new") == own / "params" / "new.yaml"
+    with pytest.raises(ParamsError, match=r"Known: mine, ml100k, toy$"):
+        load_params("neu")

@@ -2,15 +2,17 @@ import numpy as np
 import pytest
 
 from ilm_lib.data.elm24 import read_facts
-from ilm_lib.probes import facts_told, label_auc, neighbours_kept
+from ilm_lib.study.probes import facts_told, label_auc, neighbours_kept
 
 
 @pytest.fixture
 def world():
     rng = np.random.default_rng(0)
     trait = rng.normal(size=(400, 3))
-    labels = [[n for n, t in zip(("war", "love"), row) if t > 0.3] + (["rare"] if i < 5 else [])
-              for i, row in enumerate(trait)]
+    labels = [
+        [n for n, t in zip(("war", "love"), row) if t > 0.3] + (["rare"] if i < 5 else [])
+        for i, row in enumerate(trait)
+    ]
     return trait, labels, rng
 
 

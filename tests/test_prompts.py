@@ -3,17 +3,30 @@ import re
 import numpy as np
 import pytest
 import torch
-
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ilm_lib.data.templates import OUR_TEMPLATES
-from ilm_lib.indexing import Indexing
-from ilm_lib.prompts import Item, PromptEncoder, User, best_fit, pack_rows
-from ilm_lib.tokenizer import train_tokenizer
+from ilm_lib.model.indexing import Indexing
+from ilm_lib.model.packing import best_fit, pack_rows
+from ilm_lib.model.prompts import Item, PromptEncoder, User
+from ilm_lib.model.tokenizer import train_tokenizer
 
-ODD = ["", " ", "a  b\n\tc ", "Amélie – «L'été», 95¢", "攻殻機動隊", "👩‍👩‍👧 ok\u200b!", "e\u0301 vs é", "\x00\x7f",
-       "item_0042", "[ PAD ]", "١٢٣ 3.14159 ½", "don't_stop__now", "\u2028\u00a0x"]
+ODD = [
+    "",
+    " ",
+    "a  b\n\tc ",
+    "Amélie – «L'été», 95¢",
+    "攻殻機動隊",
+    "👩‍👩‍👧 ok\u200b!",
+    "e\u0301 vs é",
+    "\x00\x7f",
+    "item_0042",
+    "[ PAD ]",
+    "١٢٣ 3.14159 ½",
+    "don't_stop__now",
+    "\u2028\u00a0x",
+]
 
 
 @pytest.fixture
@@ -61,7 +74,8 @@ PRE_TOKENIZERS = {  # how tokenizers find words, and whether a text may be cut b
     "gpt2": (pre_tokenizers.ByteLevel(add_prefix_space=False), True),
     "a word begins with a mark": (pre_tokenizers.Metaspace(prepend_scheme="always"), True),
     "a text begins with a mark": (pre_tokenizers.Metaspace(prepend_scheme="never"), False),
-    "no words": (pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), False)}
+    "no words": (pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), False),
+}
 
 
 @pytest.mark.parametrize("kind", PRE_TOKENIZERS)
@@ -72,8 +86,12 @@ def test_any_tokenizer_gives_the_ids_of_the_whole_text(kind):
     if kind == "a text begins with a mark":
         raw.normalizer = normalizers.Prepend(" ")
     texts = [t.source.replace("{", " ").replace("}", " ") + " Toy item_13 , item_4 " for t in OUR_TEMPLATES]
-    raw.train_from_iterator(texts * 3, trainers.BpeTrainer(vocab_size=900, special_tokens=["[EOS]", "[UNK]"],
-                                                           initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    raw.train_from_iterator(
+        texts * 3,
+        trainers.BpeTrainer(
+            vocab_size=900, special_tokens=["[EOS]", "[UNK]"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="[EOS]")
     encoder = PromptEncoder(tokenizer, 5, 0)
     assert encoder.cuts == may_cut
@@ -83,8 +101,16 @@ def test_any_tokenizer_gives_the_ids_of_the_whole_text(kind):
         assert encoder.encode(prompt)[0].tolist() == tokenizer(text)["input_ids"]
 
 
-@pytest.mark.parametrize("source", [t.source for t in OUR_TEMPLATES] + [
-    "{history}", "Of {dataset}'s {history}, and then?", "  {user_id}{history} . ", "For user_{user_id} has {history}!"])
+@pytest.mark.parametrize(
+    "source",
+    [t.source for t in OUR_TEMPLATES]
+    + [
+        "{history}",
+        "Of {dataset}'s {history}, and then?",
+        "  {user_id}{history} . ",
+        "For user_{user_id} has {history}!",
+    ],
+)
 def test_rendered_pieces_are_the_filled_template(encoder, tokenizer, source):
     history = [2, 0, 0, 1] * ("{history}" in source)
     prompt = INDEXING.render(source, 0, history)
@@ -116,7 +142,7 @@ def test_slots_lie_where_their_segment_was(encoder, tokenizer, side):
         assert row[at - 1] == tokenizer.bos_token_id
         for segment in prompt:
             if isinstance(segment, str):
-                assert row[at:at + len(ids(segment))] == ids(segment)
+                assert row[at : at + len(ids(segment))] == ids(segment)
                 at += len(ids(segment))
             else:
                 assert slots.pop(0) == at
@@ -129,8 +155,10 @@ def test_slots_lie_where_their_segment_was(encoder, tokenizer, side):
 def test_items_do_not_move_the_positions_of_text(tokenizer, pack):
     prompts = [["Toy", Item(4), " and", User(1), " or", Item(4), Item(0)], [Item(0), " then ?"], ["no slot at all"]]
     answers = [" yes", " no", " perhaps so"]
-    bare, shared, own = (PromptEncoder(tokenizer, 5, tokens, positions)
-                         for tokens, positions in ((0, "shared"), (3, "shared"), (3, "own")))
+    bare, shared, own = (
+        PromptEncoder(tokenizer, 5, tokens, positions)
+        for tokens, positions in ((0, "shared"), (3, "shared"), (3, "own"))
+    )
     for prompt, answer in zip(prompts, answers):
         text, near, far = (e.batch([prompt], [answer]) for e in (bare, shared, own))
         slots = torch.zeros_like(near.segment, dtype=torch.bool)
@@ -141,8 +169,11 @@ def test_items_do_not_move_the_positions_of_text(tokenizer, pack):
         assert far.position_ids[0].tolist() == list(range(far.segment.shape[1]))
     for encoder in (bare, shared, own):  # packed or not, every prompt counts from 0
         batch = encoder.batch(prompts, answers, pack=pack)
-        found = [batch.position_ids[r][batch.segment[r] == n].tolist()
-                 for r in range(len(batch.segment)) for n in range(1, int(batch.segment[r].max()) + 1)]
+        found = [
+            batch.position_ids[r][batch.segment[r] == n].tolist()
+            for r in range(len(batch.segment))
+            for n in range(1, int(batch.segment[r].max()) + 1)
+        ]
         alone = [encoder.batch([p], [a]).position_ids[0].tolist() for p, a in zip(prompts, answers)]
         assert sorted(found) == sorted(alone)
 
@@ -156,10 +187,10 @@ def test_labels_are_the_answer_or_all_text_but_never_slots(encoder, tokenizer, s
         want = [*tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         labels, mask = target.labels[b], target.attention_mask[b].bool()
         assert labels[labels != -100].tolist() == want
-        assert labels[mask][-len(want):].tolist() == want
+        assert labels[mask][-len(want) :].tolist() == want
         slots = torch.zeros_like(mask)
         for start in text.slot_start[text.slot_row == b]:
-            slots[start:start + 3] = True
+            slots[start : start + 3] = True
         slots[mask.int().argmax()] = True  # nothing comes before the first token
         assert torch.equal(text.labels[b], text.input_ids[b].masked_fill(~mask | slots, -100))
 
@@ -181,10 +212,19 @@ def test_packed_rows_hold_the_same_prompts(encoder, on):
                 here = numbers == n
                 at = here.nonzero().flatten().tolist()
                 assert at == list(range(at[0], at[-1] + 1))
-                slots = [(int(batch.entities[e]), int(s) - at[0]) for r, s, e in
-                         zip(batch.slot_row, batch.slot_start, batch.slot_entity) if int(r) == b and int(s) in at]
-                found.append((batch.input_ids[b, here].tolist(), batch.labels[b, here].tolist(),
-                              batch.position_ids[b, here].tolist(), slots))
+                slots = [
+                    (int(batch.entities[e]), int(s) - at[0])
+                    for r, s, e in zip(batch.slot_row, batch.slot_start, batch.slot_entity)
+                    if int(r) == b and int(s) in at
+                ]
+                found.append(
+                    (
+                        batch.input_ids[b, here].tolist(),
+                        batch.labels[b, here].tolist(),
+                        batch.position_ids[b, here].tolist(),
+                        slots,
+                    )
+                )
         return sorted(found)
 
     assert held(packed) == held(plain)
@@ -219,11 +259,11 @@ def test_rows_are_as_wide_as_leaves_least_empty():
 @pytest.mark.parametrize("lengths", [[5], [3, 3, 3], [9, 1, 8, 2, 7, 3, 6, 4, 5, 5], list(range(1, 40))])
 def test_best_fit_lays_every_prompt_once(lengths):
     lengths = np.array(lengths)
-    row, offset, number = best_fit(lengths, max(lengths))
+    row, offset, number, _ = best_fit(lengths, max(lengths))
     taken = np.zeros((row.max() + 1, max(lengths)), dtype=int)
     for r, o, n, length in sorted(zip(row, offset, number, lengths), key=lambda p: p[2]):
-        assert (taken[r, o:o + length] == 0).all() and (n == 1 or taken[r, o - 1] == n - 1)
-        taken[r, o:o + length] = n
+        assert (taken[r, o : o + length] == 0).all() and (n == 1 or taken[r, o - 1] == n - 1)
+        taken[r, o : o + length] = n
     assert (taken > 0).sum() == lengths.sum() and taken[:, 0].all()
     assert len(taken) <= np.ceil(lengths.sum() / max(lengths)) * 11 / 9 + 1
 
@@ -235,8 +275,10 @@ def test_too_long_a_prompt_is_refused_with_its_length(encoder):
         encoder.batch(PROMPTS, max_length=width - 1)
 
 
-@pytest.mark.parametrize("slot, error", [
-    (Item(5), IndexError), (Item(-1), IndexError), (User(-1), IndexError), (7, TypeError), (None, TypeError)])
+@pytest.mark.parametrize(
+    "slot, error",
+    [(Item(5), IndexError), (Item(-1), IndexError), (User(-1), IndexError), (7, TypeError), (None, TypeError)],
+)
 def test_bad_slots_are_refused(encoder, slot, error):
     with pytest.raises(error):
         encoder.batch([["film ", slot]])

@@ -15,15 +15,23 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pandas as pd
 import pytest
+from test_data import REAL, ROOT, real
 
+from ilm_lib import profiles
 from ilm_lib.data import DataError, download, load_openp5
 from ilm_lib.data import __main__ as command
 from ilm_lib.data import prepare as writer
 from ilm_lib.data.prepare import k_core, prepare, write_openp5
-from ilm_lib.data.raw import (GENRES_100K, clean, read_amazon_reviews, read_amazon_texts, read_csv, read_movielens,
-                              read_texts)
+from ilm_lib.data.raw import (
+    GENRES_100K,
+    clean,
+    read_amazon_reviews,
+    read_amazon_texts,
+    read_csv,
+    read_movielens,
+    read_texts,
+)
 from ilm_lib.paper import PAPER_TABLE2
-from test_data import REAL, ROOT, real
 
 
 def table(*rows):
@@ -45,6 +53,12 @@ def put(folder, name, text, encoding="utf-8"):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def own_profiles(tmp_path, monkeypatch):
+    """Profiles are written below the test's folder, never into the checkout."""
+    monkeypatch.setattr(profiles, "ROOT", tmp_path / "root")
+
+
 # ------------------------------------------------------------ readers
 
 KIDS = "Children's"
@@ -62,13 +76,13 @@ RELEASES = {
     "ml-100k": {
         "u.data": "1\t1193\t5\t978300760\n1\t661\t3\t978302109\n2\t1193\t1\t978298413\n",
         "u.item": f"661|Été: A::B (1996)|01-Jan-1996||http://a/b|{flags('Animation', KIDS)}\n"
-                  f"1193|Cuckoo, The (1975)|01-Jan-1975||http://a/c|{flags('Drama')}\n",
+        f"1193|Cuckoo, The (1975)|01-Jan-1975||http://a/c|{flags('Drama')}\n",
     },
     "ml-latest-small": {
         "ratings.csv": "userId,movieId,rating,timestamp\n1,1193,5.0,978300760\n1,661,3.5,978302109\n"
-                       "2,1193,1.0,978298413\n",
+        "2,1193,1.0,978298413\n",
         "movies.csv": "movieId,title,genres\n661,Été: A::B (1996),Animation|Children's\n"
-                      '1193,"Cuckoo, The (1975)",Drama\n9,Short (2001),(no genres listed)\n',
+        '1193,"Cuckoo, The (1975)",Drama\n9,Short (2001),(no genres listed)\n',
     },
 }
 
@@ -95,8 +109,14 @@ def test_movielens_from_folder_and_zip(tmp_path, release, line_end):
 
 REVIEWS = [("A1", "B1", 1381190400), ("A1", "B2", 1381190400), ("A2", "B1", 1277942400)]
 META = [
-    {"asin": "B1", "related": {"also_bought": ["B9"]}, "title": "Soap &amp; <b>Glory</b>\n 5 &lt; 6", "price": 3.5,
-     "categories": [["Beauty", "Bath &amp; Shower"], ["Beauty", "Soap", ""]], "description": "It's <br />\"good\"."},
+    {
+        "asin": "B1",
+        "related": {"also_bought": ["B9"]},
+        "title": "Soap &amp; <b>Glory</b>\n 5 &lt; 6",
+        "price": 3.5,
+        "categories": [["Beauty", "Bath &amp; Shower"], ["Beauty", "Soap", ""]],
+        "description": 'It\'s <br />"good".',
+    },
     {"asin": "B2", "brand": "Ann", "salesRank": {"Beauty": 5}, "categories": [["Beauty"]], "title": None},
     {"asin": "B3", "title": "In no review"},
 ]
@@ -104,8 +124,9 @@ META = [
 
 def amazon(folder, packed=True):
     pack = functools.partial(gzip.compress, mtime=0) if packed else bytes
-    reviews = "".join(json.dumps({"reviewerID": u, "asin": i, "overall": 1.0, "unixReviewTime": t}) + "\n"
-                      for u, i, t in REVIEWS)
+    reviews = "".join(
+        json.dumps({"reviewerID": u, "asin": i, "overall": 1.0, "unixReviewTime": t}) + "\n" for u, i, t in REVIEWS
+    )
     (folder / "reviews.json.gz").write_bytes(pack(reviews.encode()))
     (folder / "meta.json.gz").write_bytes(pack("".join(f"{m!r}\n" for m in META).encode()))
     return folder / "reviews.json.gz", folder / "meta.json.gz"
@@ -116,8 +137,11 @@ def test_amazon(tmp_path, packed):
     reviews, meta = amazon(tmp_path, packed)
     assert rows(read_amazon_reviews(reviews)) == REVIEWS
     assert read_amazon_texts(meta, {"B1", "B2", "B7"}) == {
-        "B1": {"title": "Soap & Glory 5 < 6", "categories": ["Beauty", "Bath & Shower", "Soap"],
-               "description": 'It\'s "good".'},
+        "B1": {
+            "title": "Soap & Glory 5 < 6",
+            "categories": ["Beauty", "Bath & Shower", "Soap"],
+            "description": 'It\'s "good".',
+        },
         "B2": {"brand": "Ann", "categories": ["Beauty"]},
     }
     assert clean("&amp;amp;&nbsp; <!-- x --> a<p>b</p>") == "& a b"
@@ -136,6 +160,9 @@ def test_csv_and_texts(tmp_path):
         read_csv(path)
     write(path, header + '5,x,ann,3\r\n\r\n4,"y,z",bob,-1\r\n')
     assert rows(read_csv(path)) == [("ann", "x", 3), ("bob", "y,z", -1)]
+    for delimiter in (";", "\t"):  # as spreadsheets write them; blanks after a delimiter do not count
+        write(path, "user;item;timestamp\nann; x,1;3\n".replace(";", delimiter))
+        assert rows(read_csv(path)) == [("ann", "x,1", 3)]
     texts = write(tmp_path / "texts.jsonl", '{"id": 7, "title": "Seven"}\n{"asin": "B1", "brand": "Ann"}\n')
     assert read_texts(texts) == {"7": {"title": "Seven"}, "B1": {"brand": "Ann"}}
 
@@ -153,8 +180,12 @@ MALFORMED = [
     (read_movielens, "u.data", "1\t2\t3\t4\n1 2 3 4\n", r"u\.data:2: '1 2 3 4' is malformed"),
     (read_movielens, "ratings.csv", "userId,movieId,rating\n1,2,3\n", r"ratings\.csv:1: .* lacks timestamp"),
     (read_movielens, "notes.txt", "", r"holds no ratings\.dat, u\.data or ratings\.csv"),
-    (read_csv, "a.csv", "", r"a\.csv:1: header '' lacks user, item, timestamp"),
-    (read_csv, "a.csv", "ann,x,3\nbob,y,4\n", r"a\.csv:1: header 'ann,x,3' lacks"),
+    (read_csv, "a.csv", "", r"a\.csv: is empty\. Write the header user,item,timestamp"),
+    (read_csv, "a.csv", "\ufeff\n \n", r"a\.csv: is empty"),
+    (read_csv, "a.csv", "ann,x,3\nbob,y,4\n", r"a\.csv:1: header 'ann,x,3' lacks user, item, timestamp\. Name"),
+    (read_csv, "a.csv", "usr,item,timestamp\na,x,3\n", r"a\.csv:1: .* lacks user \(is 'usr' meant for 'user'\?\)"),
+    (read_csv, "a.csv", "user;item;timestamp\na;x;3,5\n", r"a\.csv:2: '3,5' is no timestamp.*without decimals"),
+    (read_csv, "a.csv", HEADER + 'ann,x,"1.234.567,0"\n', r"a\.csv:2: '1\.234\.567,0' is no timestamp"),
     (read_csv, "a.csv", HEADER, r"a\.csv: holds no interactions"),
     (read_csv, "a.csv", HEADER + "ann,x,3\nann,x\n", r"a\.csv:3: 2 fields, the header has 3"),
     (read_csv, "a.csv", HEADER + "ann,x,2020-01-01\n", r"a\.csv:2: '2020-01-01' is no timestamp"),
@@ -209,6 +240,7 @@ def test_malformed_films_and_archives(tmp_path):
 
 # ------------------------------------------------------------ filters
 
+
 def brute_force_core(pairs, k):
     while True:
         users, items = [u for u, _ in pairs], [i for _, i in pairs]
@@ -246,8 +278,17 @@ def test_repeated_pairs_and_short_users():
 # ------------------------------------------------------------ the OpenP5 form
 
 ROWS = (
-    ("bob", "10", 5), ("ann", "9", 5), ("ann", "10", 5), ("ann", "11", 2), ("bob", "9", 5), ("cat", "007", 2),
-    ("bob", "11", 4), ("cat", "7", 9), ("cat", "9", 3), ("bob", "7", 5), ("ann", "7", 8),
+    ("bob", "10", 5),
+    ("ann", "9", 5),
+    ("ann", "10", 5),
+    ("ann", "11", 2),
+    ("bob", "9", 5),
+    ("cat", "007", 2),
+    ("bob", "11", 4),
+    ("cat", "7", 9),
+    ("cat", "9", 3),
+    ("bob", "7", 5),
+    ("ann", "7", 8),
 )
 TEXTS = {"9": {"title": "Nine\u2028é", "genres": ["A", "B"]}, "10": {}, "11": {"brand": "El"}, "12": {"title": "No"}}
 
@@ -258,7 +299,10 @@ def test_round_trip(tmp_path):
     data = load_openp5(tmp_path / "sets" / "Tiny")
     sequences = {u: [data.items[i] for i in data.sequence(n)] for n, u in enumerate(data.users)}
     assert list(sequences.items()) == [  # ann and cat both start at 2, ann comes first in the file
-        ("ann", ["11", "9", "10", "7"]), ("cat", ["007", "9", "7"]), ("bob", ["11", "10", "9", "7"])]
+        ("ann", ["11", "9", "10", "7"]),
+        ("cat", ["007", "9", "7"]),
+        ("bob", ["11", "10", "9", "7"]),
+    ]
     assert data.user_index.tolist() == [1, 2, 3] and data.item_index.tolist() == [1001, 1002, 1003, 1004, 1005]
     by_id = dict(zip(data.items, data.texts, strict=True))
     assert by_id["9"] == {"id": "9", **TEXTS["9"]} and by_id["11"]["brand"] == "El" and by_id["10"] == {}
@@ -268,6 +312,7 @@ def test_round_trip(tmp_path):
 
 def test_item_numbers(tmp_path):
     """A permutation over ids sorted as numbers: which rows come first in the file does not matter."""
+
     def numbers(name, interactions, seed):
         write_openp5(tmp_path / name, interactions, {}, seed=seed)
         assert not (tmp_path / name / "item_text.jsonl.gz").exists()
@@ -284,15 +329,22 @@ def test_item_numbers(tmp_path):
     assert len({first, *(numbers(f"s{seed}", table(*ROWS), seed) for seed in (1, 3, 4))}) == 4
 
 
+@pytest.mark.slow
 def test_equal_bytes(tmp_path):
-    code = ("import sys, ast, pandas as pd; from pathlib import Path; from ilm_lib.data.prepare import write_openp5;"
-            "rows, texts = ast.literal_eval(sys.argv[2]); items = {r[1] for r in rows};"
-            "write_openp5(Path(sys.argv[1]), pd.DataFrame(rows, columns=['user', 'item', 'timestamp']),"
-            "{i: texts[i] for i in items if i in texts}); assert 'torch' not in sys.modules")
+    code = (
+        "import sys, ast, pandas as pd; from pathlib import Path; from ilm_lib.data.prepare import write_openp5;"
+        "rows, texts = ast.literal_eval(sys.argv[2]); items = {r[1] for r in rows};"
+        "write_openp5(Path(sys.argv[1]), pd.DataFrame(rows, columns=['user', 'item', 'timestamp']),"
+        "{i: texts[i] for i in items if i in texts}); assert 'torch' not in sys.modules"
+    )
     contents = []
     for seed in ("1", "2"):
-        subprocess.run([sys.executable, "-c", code, str(tmp_path / seed), repr((ROWS, TEXTS))], check=True, cwd=ROOT,
-                       env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)})
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / seed), repr((ROWS, TEXTS))],
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+        )
         contents.append({p.name: p.read_bytes() for p in (tmp_path / seed).iterdir()})
     assert contents[0] == contents[1] and len(contents[0]) == 4
 
@@ -322,6 +374,7 @@ def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------ downloads
+
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *args):
@@ -392,8 +445,15 @@ def test_all_mirrors_dead(mirror, monkeypatch, tmp_path):
     with pytest.raises(DataError) as caught:
         download.fetch("cut.zip", tmp_path / "raw")
     message = str(caught.value)
-    for part in (tmp_path / "raw" / "cut.zip", f"into {tmp_path / 'raw'};", digest, f"{dead}cut.zip", "refused",
-                 f"{alive}cut.zip", "IncompleteRead"):
+    for part in (
+        tmp_path / "raw" / "cut.zip",
+        f"into {tmp_path / 'raw'};",
+        digest,
+        f"{dead}cut.zip",
+        "refused",
+        f"{alive}cut.zip",
+        "IncompleteRead",
+    ):
         assert str(part) in message
     assert not list((tmp_path / "raw").iterdir())  # nothing half loaded
     register(monkeypatch, "b.zip", (alive,), b"data")
@@ -423,12 +483,13 @@ def test_without_a_pinned_digest(mirror, monkeypatch, tmp_path, capsys):
 def test_registry():
     for name, known in download.FILES.items():
         assert len(known.mirrors) > 1 and all(m.startswith("http") and m.endswith("/") for m in known.mirrors)
-        assert name.startswith("ml-") == (known.sha256 is not None)
+        assert name.startswith(("ml-", "prompt")) == (known.sha256 is not None)
         assert known.sha256 is None or len(bytes.fromhex(known.sha256)) == 32
-    assert {f for files in download.DATASETS.values() for f in files} == set(download.FILES)
+    assert {f for files in download.DATASETS.values() for f in files} | {download.PROMPT_FILE} == set(download.FILES)
 
 
 # ------------------------------------------------------------ the command
+
 
 def test_command_with_csv(tmp_path, monkeypatch, capsys):
     lines = "".join(f"{u},{i},{t}\n" for u, i, t in (*ROWS, ("dan", "9", 1), ("ann", "9", 99)))
@@ -440,12 +501,13 @@ def test_command_with_csv(tmp_path, monkeypatch, capsys):
     data, out = load_openp5(tmp_path / "data" / "openp5" / "Mine"), capsys.readouterr().out
     assert (data.num_users, data.num_items, data.num_interactions) == (3, 5, 11)
     assert "1 interactions dropped: repeated pairs" in out and "1 interactions dropped: of users" in out
-    assert "4 items without text" in out and "warning" not in out
+    assert "4 items without text" in out and "warning" not in out and "1 texts dropped: of items without" in out
+    assert "no profile is written, the data are too small: 3 users; a study needs 20" in out
     assert command.main(arguments) == 1  # never written over
     assert "is there already" in capsys.readouterr().err
     assert command.main([*arguments[:-1], "--core", "9", "None"]) == 1
     assert "no interactions are left" in capsys.readouterr().err
-    for wrong in (["Mine"], [*arguments[:-1], "../Mine"]):
+    for wrong in (["Other"], [*arguments[:-1], "../Mine"], [*arguments, "--profile", "a/b"]):
         with pytest.raises(SystemExit):
             command.main(wrong)
     assert {p.name for p in (tmp_path / "data" / "openp5").iterdir()} == {"Mine"}
@@ -457,9 +519,15 @@ def test_command_with_amazon(tmp_path, monkeypatch, capsys):
         (tmp_path / "raw").mkdir(exist_ok=True)
         path.rename(tmp_path / "raw" / file)
         monkeypatch.setitem(download.FILES, file, download.RawFile((), None))
-    (tmp_path / "raw" / download.DATASETS["Beauty"][0]).write_bytes(gzip.compress("".join(
-        json.dumps({"reviewerID": f"A{u}", "asin": f"B{i}", "unixReviewTime": u}) + "\n"
-        for u in range(6) for i in range(5)).encode()))
+    (tmp_path / "raw" / download.DATASETS["Beauty"][0]).write_bytes(
+        gzip.compress(
+            "".join(
+                json.dumps({"reviewerID": f"A{u}", "asin": f"B{i}", "unixReviewTime": u}) + "\n"
+                for u in range(6)
+                for i in range(5)
+            ).encode()
+        )
+    )
     assert command.main(["Beauty", "--folder", str(tmp_path)]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "users 6 22,363 22,363" in out and "training examples 240 2,628,260 2,628,260" in out
@@ -485,8 +553,11 @@ def test_counts_of_openp5_are_those_of_table_2():
 
 # ------------------------------------------------------------ real data
 
-@pytest.mark.skipif(not (REAL.parent / "ml-latest-small" / "ratings.csv").exists(),
-                    reason="no ml-latest-small under ILM_DATA_DIR or ../shared/data")
+
+@pytest.mark.skipif(
+    not (REAL.parent / "ml-latest-small" / "ratings.csv").exists(),
+    reason="no ml-latest-small under ILM_DATA_DIR or ../shared/data",
+)
 def test_latest_small(tmp_path, capsys):
     source = REAL.parent / "ml-latest-small"
     interactions, texts = read_movielens(source)
@@ -506,8 +577,10 @@ def test_real_sequences_come_back(tmp_path, capsys, name):
     """OpenP5's sequences as raw ratings with rising times, and ratings that the 5-core must drop again."""
     data = real(name)
     user = np.repeat(np.arange(data.num_users), np.diff(data.offsets))
-    lines = [f"{data.users[u]}::{data.items[i]}::3::{978_300_000 + t}\n"
-             for t, (u, i) in enumerate(zip(user, data.sequences))]
+    lines = [
+        f"{data.users[u]}::{data.items[i]}::3::{978_300_000 + t}\n"
+        for t, (u, i) in enumerate(zip(user, data.sequences))
+    ]
     rare = [f"{data.users[u]}::{900_000 + u % 150}::3::{978_300_000 + 7 * u}\n" for u in range(598)]
     unpacked = tmp_path / "raw" / download.DATASETS[name][0].removesuffix(".zip")
     write(unpacked / "ratings.dat", "".join(lines + rare))
@@ -517,5 +590,6 @@ def test_real_sequences_come_back(tmp_path, capsys, name):
     assert (again.num_users, again.num_items, again.num_interactions) == command.OPENP5_COUNTS[name]
     assert "598 interactions dropped: below the 5-core" in out and "warning" not in out
     assert (tmp_path / "openp5" / name / "user_sequence.txt").read_bytes() == (
-        REAL / name / "user_sequence.txt").read_bytes()
+        REAL / name / "user_sequence.txt"
+    ).read_bytes()
     assert again.users == data.users and again.user_index.tolist() == list(range(1, again.num_users + 1))

@@ -1,3 +1,4 @@
+import itertools
 import re
 
 import numpy as np
@@ -5,11 +6,10 @@ import pytest
 import torch
 
 from ilm_lib.data.templates import select
-from ilm_lib.decode import beam_search
-from ilm_lib.exhaustive import beam_recall
 from ilm_lib.metrics import ranking_metrics
-from ilm_lib.prompts import Item, User
-from ilm_lib.recommendation import TASKS, _parse, dev_metrics, rank
+from ilm_lib.model.decode import beam_search
+from ilm_lib.model.prompts import Item, User
+from ilm_lib.tasks.openp5 import TASKS, _parse, beam_recall, dev_metrics, rank
 
 EVERYONE = np.arange(9)
 BOTH = ("kept", "excluded")
@@ -44,7 +44,7 @@ def test_training_draws_each_example_from_the_training_part(tasks, data, drawn):
         history = slots(prompt, Item)
         assert position >= 1 and f"user_{data.user_index[user]}" in text(prompt)
         if history:
-            assert history == training[max(0, position - 4):position]
+            assert history == training[max(0, position - 4) : position]
             assert re.findall(r"item_(\d+)", text(prompt)) == [str(data.item_index[i]) for i in history]
         examples[TASKS[0] if history else TASKS[1]].add((user, position))
     every = {(u, p) for u in EVERYONE for p in range(1, len(data.train_sequence(u)))}
@@ -100,8 +100,9 @@ def test_evaluation_prompts_hold_what_came_before_the_target(tasks, data, split,
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_rank_answers_for_every_user_in_the_order_asked(ilm, tasks, data, task, split):
     users = np.array([2, 7, 0, 5, 4, 3, 8])  # lengths out of order
-    call = lambda u: rank(ilm, tasks, task=task, prompt="seen", split=split, users=u, histories=BOTH, beams=15,
-                          batch_size=3)
+    call = lambda u: rank(
+        ilm, tasks, task=task, wording="seen", split=split, users=u, history_rules=BOTH, beams=15, batch_size=3
+    )
     found = call(users)
     assert set(found) == set(BOTH) and all(r.shape == (7, 15) for r in found.values())
     for at, u in enumerate(users):
@@ -115,7 +116,7 @@ def test_rank_answers_for_every_user_in_the_order_asked(ilm, tasks, data, task, 
 
 
 def test_rank_agrees_with_recommend(ilm, tasks, data):
-    found = rank(ilm, tasks, task="sequential", prompt="seen", split="test", users=EVERYONE, histories=("kept",))
+    found = rank(ilm, tasks, task="sequential", wording="seen", split="test", users=EVERYONE, history_rules=("kept",))
     for u in (1, 5):  # histories that fit the prompt
         history = [Item(int(i)) for i in data.history(u, "test")[-4:]]
         assert [r.item.row for r in ilm.recommend(User(u), history, exclude_history=False)] == found["kept"][u].tolist()
@@ -131,7 +132,7 @@ def fluent(new_ilm, tasks):
     likely = torch.zeros(len(ilm.tokenizer), len(ilm.tokenizer))
     for row in range(15):
         answer = list(ilm.prompts.answer_ids(tasks.indexing.answer("{dataset} {target}", row)))
-        for here, following in zip(answer, answer[1:]):
+        for here, following in itertools.pairwise(answer):
             likely[here, following] = 30
         for end in (" .", " ?", " ,"):
             likely[ilm.prompts.text_ids(end)[-1], answer[0]] = 30
@@ -145,8 +146,18 @@ def fluent(new_ilm, tasks):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_free_search_finds_what_constrained_search_finds(fluent, tasks, data, task):
-    call = lambda constrained: rank(fluent, tasks, task=task, prompt="seen", split="test", users=EVERYONE,
-                                    histories=BOTH, beams=25, constrained=constrained, batch_size=4)
+    call = lambda constrained: rank(
+        fluent,
+        tasks,
+        task=task,
+        wording="seen",
+        split="test",
+        users=EVERYONE,
+        history_rules=BOTH,
+        beams=25,
+        constrained=constrained,
+        batch_size=4,
+    )
     free, constrained = call(False), call(True)
     for history in BOTH:
         np.testing.assert_array_equal(free[history], constrained[history])
@@ -155,22 +166,30 @@ def test_free_search_finds_what_constrained_search_finds(fluent, tasks, data, ta
 
 def test_free_search_drops_what_is_no_item(new_ilm, tasks, data):
     ilm = new_ilm("none")  # random weights: it babbles
-    found = rank(ilm, tasks, task="sequential", prompt="seen", split="test", users=EVERYONE[:3], histories=BOTH,
-                 constrained=False)
+    found = rank(
+        ilm,
+        tasks,
+        task="sequential",
+        wording="seen",
+        split="test",
+        users=EVERYONE[:3],
+        history_rules=BOTH,
+        constrained=False,
+    )
     assert all((found[h] == -1).all() for h in BOTH)
 
 
 def test_an_answer_that_does_not_end_is_no_item(fluent, tasks):
     prefill = fluent.prefill(tasks.evaluation_prompts("sequential", "seen", "test", EVERYONE[:2]))
-    by_index = {int(n): row for row, n in enumerate(tasks.data.item_index)}
+    item_of_index = {int(n): row for row, n in enumerate(tasks.data.item_index)}
     search = lambda end: beam_search(fluent.llm, prefill, beams=10, eos_id=end, max_new_tokens=fluent.answer_length)
-    assert (_parse(fluent, search(fluent.tokenizer.eos_token_id).tokens, by_index)[:, 0] >= 0).all()
-    assert (_parse(fluent, search(fluent.tokenizer.pad_token_id).tokens, by_index) == -1).all()
+    assert (_parse(fluent, search(fluent.tokenizer.eos_token_id).tokens, item_of_index)[:, 0] >= 0).all()
+    assert (_parse(fluent, search(fluent.tokenizer.pad_token_id).tokens, item_of_index) == -1).all()
 
 
 def test_dev_metrics_are_those_of_both_tasks_together(ilm, tasks, data):
     users = np.array([6, 1, 2, 8])
-    settings = {"prompt": "seen", "split": "dev", "users": users, "histories": ("kept",)}
+    settings = {"wording": "seen", "split": "dev", "users": users, "history_rules": ("kept",)}
     tops = np.concatenate([rank(ilm, tasks, task=t, **settings)["kept"] for t in TASKS])
     target = [data.sequence(u)[-2] for u in users] * 2
     hits = np.mean([t in top for t, top in zip(target, tops)])

@@ -1,24 +1,23 @@
-"""Tables, run cards, figures and the rendered site."""
+"""Tables, run cards and figures."""
 
 import math
-import os
 import re
 import time
-from datetime import datetime
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import frame, row
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from ilm_lib import figures, ledger, report, result_figures, site, style, tables
-from ilm_lib.card import commit, run_card
-from ilm_lib.ledger import Claim, write_claims, write_results
+from ilm_lib.methods import METHODS
 from ilm_lib.metrics import mean_se
-from ilm_lib.paper import ELM_TASKS, METHODS
+from ilm_lib.paper import ELM_TASKS
 from ilm_lib.profiles import ROOT
+from ilm_lib.report import data_plots, result_plots, style, tables
+from ilm_lib.report.card import commit, run_card
+from ilm_lib.report.html import html_table
+from ilm_lib.report.results import Claim, check_results
+from ilm_lib.report.speed import CASES, case_name, speed_page
 
 NAN = float("nan")
 
@@ -27,9 +26,15 @@ NAN = float("nan")
 
 
 def test_table_beside_paper_takes_errors_from_seeds_or_the_binomial():
-    results = ledger.check_results(
-        frame(row(value=0.10), row(value=0.12, seed=1), row(method="MLP", value=0.2), row(metric="NDCG@10", value=0.05),
-              row(history="excluded", value=0.9), row(history="excluded", value=0.8, seed=1))  # fmt: skip
+    results = check_results(
+        frame(
+            row(value=0.10),
+            row(value=0.12, seed=1),
+            row(method="MLP", value=0.2),
+            row(metric="NDCG@10", value=0.05),
+            row(history="excluded", value=0.9),
+            row(history="excluded", value=0.8, seed=1),
+        )
     )
     df = tables.table_beside_paper(results, "table3", "ML1M", history="kept")
     hr = "both tasks, seen prompt", "HR@10"
@@ -47,7 +52,7 @@ def test_table_beside_paper_takes_errors_from_seeds_or_the_binomial():
 
 
 def test_paper_standard_errors_show():
-    results = ledger.check_results(frame(row(table="table7", dataset="toy")))
+    results = check_results(frame(row(table="table7", dataset="toy")))
     df = tables.table_beside_paper(results, "table7", "toy", "ML1M", history="kept")
     assert df.loc["ILM"].tolist() == ["0.1000 ± 0.0300†", "0.1072 ± 0.0004"]
 
@@ -67,14 +72,26 @@ def test_best_of_each_task_is_bold_by_row():
     assert tables.best_cells(df) == {(0, 2), (0, 1)}
 
 
+def test_variants_are_columns_of_their_own_in_the_order_of_their_numbers():
+    rows = [row(table="figure3", variant=f"query_tokens={n}", value=n / 100) for n in (16, 4)]
+    df = tables.table_beside_paper(check_results(frame(*rows)), "figure3", "ML1M", history="kept")
+    assert [c[0] for c in df.columns] == [f"both tasks, {n} query tokens, seen prompt" for n in (4, 16)]
+
+
+def test_two_readouts_of_a_method_are_not_mixed():
+    results = check_results(frame(row(), row(readout="score")))
+    with pytest.raises(ValueError, match=r"choose one readout of \['beam', 'score'\]"):
+        tables.table_beside_paper(results, "table3", "ML1M", history="kept")
+
+
 def test_plain_index_is_hidden_and_cells_are_escaped():
-    html = site.html_table(pd.DataFrame({"what": ["<b>"], "value": [1]}))
+    html = html_table(pd.DataFrame({"what": ["<b>"], "value": [1]}))
     assert "&lt;b&gt;" in html and html.count("<th") == 3  # thead and two columns
 
 
 def test_fractions_of_a_column_have_equally_many_decimals():
     df = pd.DataFrame({"p": [0.041, 0.0969, NAN], "few": [1.0, "–", 0.5], "n": [1, 20, 3], "tiny": [1e-9, 0.5, 0.25]})
-    cells = re.findall(r"<td[^>]*>(.*?)</td>", site.html_table(df))
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", html_table(df))
     assert cells == ["0.0410", "1.0", "1", "1e-09", "0.0969", "–", "20", "0.50", "", "0.5", "3", "0.25"]
 
 
@@ -83,14 +100,17 @@ def test_fractions_of_a_column_have_equally_many_decimals():
 
 def claim(sentence: str = "ILM beats MLP", **changes) -> Claim:
     values = {"paper": 0.0041, "ours": "0.01, by eye", "ci_low": 0.001, "ci_high": 0.02, "p_value": 0.0001}
-    return Claim(sentence, **(values | {"seeds": 3, "verdict": "reproduced", "evidence": "06, Table 3"} | changes))
+    values |= {"seeds": 3, "verdict": "reproduced", "evidence": "06, Table 3", "reason": "p = .0001"}
+    return Claim(sentence, **(values | changes))
 
 
 def test_claims_table_reads_well():
     shown = tables.claims_table([claim("B", ci_low=NAN, ci_high=NAN, p_value=NAN, verdict="inconclusive"), claim()])
     assert shown["95% interval"].tolist() == ["–", "[+0.0010, +0.0200]"] and shown["p"].tolist() == ["–", "< 0.001"]
-    assert 'class="ilm-v open"' in tables.show(shown).data
-    assert 'class="text wrap"' in site.html_table(pd.DataFrame({"evidence": ["06_openp5_eval, Table 3"]}))
+    assert shown["why"].tolist() == ["p = .0001"] * 2
+    html = tables.show(shown).data
+    assert 'class="ilm-v open"' in html and 'class="ilm-table ilm-cards"' in html and 'data-label="why"' in html
+    assert 'class="text wrap"' in html_table(pd.DataFrame({"evidence": ["06_openp5_eval, Table 3"]}))
 
 
 # --- run card ---
@@ -110,7 +130,7 @@ def test_run_card_has_what_a_number_needs():
 
 
 def test_commit_is_unknown_outside_git(monkeypatch, tmp_path):
-    monkeypatch.setattr("ilm_lib.card.ROOT", tmp_path)
+    monkeypatch.setattr("ilm_lib.report.card.ROOT", tmp_path)
     assert commit() == "unknown"
 
 
@@ -123,10 +143,13 @@ def synthetic() -> pd.DataFrame:
         for s in range(2):
             noise = 0.001 * rng.standard_normal()
             rows += [row(method=method, seed=s, prompt=p, value=0.05 + 0.01 * m + noise) for p in ("seen", "unseen")]
-            rows += [row(table="figure3", task=f"N={n}", method=method, seed=s, value=0.05 + noise) for n in (1, 4)]
+            rows += [
+                row(table="figure3", variant=f"query_tokens={n}", method=method, seed=s, value=0.05 + noise)
+                for n in (1, 4)
+            ]
             text = {"table": "table1", "prompt": "", "history": "", "metric": "SC", "method": method, "seed": s}
             rows += [row(**text, task=t, value=0.7 + 0.1 * m + noise) for t in (*ELM_TASKS, "all")]
-    return ledger.check_results(frame(*rows))
+    return check_results(frame(*rows))
 
 
 def test_palette_covers_all_methods_without_repeats():
@@ -138,163 +161,115 @@ def test_figures_have_titles_labels_and_legends(tmp_path):
     results, eye = synthetic(), np.eye(3)
     losses = pd.DataFrame({"step": [0, 1] * 2, "name": "itc", "value": [2.0, 1.0] * 2, "chance": 2.0})
     losses["split"] = ["train", "train", "heldout", "heldout"]
-    readings = pd.DataFrame([(r, s, 0.1 + s) for r in ("as it is", "other") for s in (0, 1)],
-                            columns=["reading", "seed", "dev NDCG@10"])
-    read = pd.concat([results[results["table"] == "figure3"].assign(
-        table="prompts read", task=results["task"].str.replace("N=", f"{task}, ") + " a user")
-        for task in ("sequential", "straightforward")])
+    readings = pd.DataFrame(
+        [(r, s, 0.1 + s) for r in ("as it is", "other") for s in (0, 1)], columns=["reading", "seed", "dev NDCG@10"]
+    )
+    read = pd.concat(
+        [
+            results[results["table"] == "figure3"].assign(
+                table="prompts read", task=task, variant=results["variant"].str.replace("query_tokens", "prompts_read")
+            )
+            for task in ("sequential", "straightforward")
+        ]
+    )
     drawn = {
-        "tail": figures.plot_long_tail([9, 5, 1, 1]),
-        "lengths": figures.plot_sequence_lengths([3, 5, 400]),
-        "map": figures.plot_item_map(np.random.default_rng(0).random((12, 2)), list("abcdefghijkl"), "Map"),
-        "losses": figures.plot_losses(losses),
-        "queries": figures.plot_query_similarity(eye),
-        "methods": result_figures.plot_metric_by_method(results, "HR@10", table="table3"),
-        "tokens": result_figures.plot_query_tokens(results),
-        "read": result_figures.plot_prompts_read(read),
-        "elm": result_figures.plot_elm_tasks(results, "SC"),
-        "gap": figures.plot_loss_gap(
-            pd.concat([losses.assign(method=m, seed=s) for m in ("ILM", "MLP") for s in (0, 1)])),
-        "readings": result_figures.plot_readings(readings, "dev NDCG@10", chosen="as it is"),
+        "tail": data_plots.plot_long_tail([9, 5, 1, 1]),
+        "lengths": data_plots.plot_sequence_lengths([3, 5, 400]),
+        "map": data_plots.plot_item_map(np.random.default_rng(0).random((12, 2)), list("abcdefghijkl"), "Map"),
+        "losses": data_plots.plot_losses(losses),
+        "queries": data_plots.plot_query_similarity(eye),
+        "methods": result_plots.plot_metric_by_method(results, "HR@10", table="table3"),
+        "tokens": result_plots.plot_query_tokens(results),
+        "read": result_plots.plot_prompts_read(read),
+        "elm": result_plots.plot_elm_tasks(results, "SC"),
+        "gap": data_plots.plot_loss_gap(
+            pd.concat([losses.assign(method=m, seed=s) for m in ("ILM", "MLP") for s in (0, 1)])
+        ),
+        "readings": result_plots.plot_readings(readings, "dev NDCG@10", chosen="as it is"),
     }
     for name, fig in drawn.items():
         ax = fig.axes[0]
         assert ax.get_xlabel() and (ax.get_ylabel() or ax.get_yticklabels()), name
         assert ax.get_title(loc="left") or fig.get_suptitle(), name
-        assert name in ("queries", "readings") or fig.legends or ax.get_legend(), name
+        assert name in ("queries", "readings") or fig.legends, name
+        assert not any(a.get_legend() for a in fig.axes), f"{name}: a legend inside the axes may lie on the data"
         path = style.save_figure(fig, tmp_path / name)
         assert path.suffix == ".png" and path.stat().st_size < 150_000
-    assert [t.get_text() for t in drawn["map"].legends[0].get_texts()][0] == "other (4)"
+    assert next(t.get_text() for t in drawn["map"].legends[0].get_texts()) == "other (4)"
     assert "off the diagonal 0.00" in drawn["queries"].axes[0].get_title(loc="left")
     assert [ax.get_title(loc="left") for ax in drawn["read"].axes] == ["sequential", "straightforward"]
-    assert [t.get_text() for t in drawn["tokens"].axes[0].get_legend().get_texts()] == ["MLP", "ILM"]
+    assert [t.get_text() for t in drawn["tokens"].legends[0].get_texts()] == ["MLP", "ILM"]
+
+
+def test_a_figure_carries_its_description(tmp_path):
+    fig = data_plots.plot_long_tail([9, 5, 1, 1], "Few items")
+    path = style.save_figure(fig, tmp_path / "tail")
+    said = style.alt_text(path)
+    assert said.startswith("Few items. Vertical: Interactions per item (log scale). Horizontal: Item rank")
+    assert "Drawn: 4 items, 16 interactions, top 20% of items: 56% of interactions." in said
+    panels = data_plots.plot_losses(pd.DataFrame([(1, n, 1.0, "train") for n in ("itc", "itm")],
+                                                 columns=["step", "name", "value", "split"]))  # fmt: skip
+    assert "Panels: itc, itm. Vertical: Loss (nats)" in style.describe(panels)
+    panels.savefig(tmp_path / "plain.png")
+    assert style.alt_text(tmp_path / "plain.png") == ""
+
+
+def test_a_notebook_keeps_the_description_beside_the_image():
+    from IPython.core.formatters import DisplayFormatter
+
+    data, metadata = DisplayFormatter().format(data_plots.plot_long_tail([3, 2, 1], "Few items"))
+    assert metadata["image/png"]["alt"].startswith("Few items.") and "text/plain" in data
 
 
 def test_figures_never_mix_history_rules():
     results = pd.concat([synthetic(), synthetic().query("metric == 'HR@10'").assign(history="excluded")])
     with pytest.raises(ValueError, match="choose one history"):
-        result_figures.plot_metric_by_method(results, "HR@10", table="table3")
-    result_figures.plot_metric_by_method(results, "HR@10", table="table3", history="excluded")
+        result_plots.plot_metric_by_method(results, "HR@10", table="table3")
+    result_plots.plot_metric_by_method(results, "HR@10", table="table3", history="excluded")
 
 
 def test_summary_errors():
-    out = result_figures.summarise(ledger.check_results(frame(row(value=0.1), row(value=0.3, seed=1)))).iloc[0]
+    out = result_plots.summarise(check_results(frame(row(value=0.1), row(value=0.3, seed=1)))).iloc[0]
     assert (out["mean"], out["seeds"]) == (pytest.approx(0.2), 2) and out["se"] == pytest.approx(0.1)
     assert math.isnan(mean_se([1.0])[1])
 
 
-# --- site ---
-
-
-def notebook(path) -> None:
-    cells = [
-        new_markdown_cell("# 01 · Data & *splits*\n\nFor $h_{cls}$ it costs `$5`.\n\n$$e = m^2$$"),
-        new_markdown_cell("$$\\begin{cases}a\\end{cases}$$"),
-        new_code_cell("answer = 42", outputs=[new_output("stream", name="stderr", text="SECRET WARNING"),
-                                              new_output("stream", name="stdout", text="fine\n")]),
-    ]  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(new_notebook(cells=cells), path)
-
-
-def external(html: str) -> list[str]:
-    tags = re.findall(r"<(?:script|link|img|iframe)\b[^>]*>", html, flags=re.I)
-    return [t for t in tags if re.search(r"(?:src|href)\s*=\s*[\"']?\s*(?:https?:)?//", t) or 'src=""' in t]
-
-
-def test_external_finds_what_it_should():
-    assert external('<script src="https://cdn.x/y.js"></script>') and external("<link href=//cdn.x/y.css>")
-    assert not external('<a href="https://arxiv.org">x</a><img src="data:image/png;base64,AA">')
-
-
-def test_site_from_the_command_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path / "runs"))
-    monkeypatch.setenv("ILM_REPORTS_DIR", str(tmp_path / "reports"))
-    monkeypatch.chdir(tmp_path)
-    assert report.main(["toy"]) == 1 and "make study PROFILE=toy" in capsys.readouterr().err
-    notebook(tmp_path / "runs" / "toy" / "notebooks" / "01_data.ipynb")
-    out = tmp_path / "reports" / "toy"
-    write_results(out / "results.csv", synthetic())
-    write_claims(out / "claims.csv", [claim("Claim <one>")])
-    style.save_figure(figures.plot_long_tail([3, 2, 1]), out / "figures" / "long_tail.png")
-    assert report.main(["toy"]) == 0
-    assert capsys.readouterr().out.strip().splitlines()[-1] == "reports/toy/index.html"
-
-    index, page = (out / "index.html").read_text(), (out / "01_data.html").read_text()
-    assert not external(index) and not external(page)
-    assert str(tmp_path) not in index + page
-    for text in ('href="01_data.html">01 · Data &amp; splits<', 'href="results.csv"', 'href="claims.csv"',
-                 "Claim &lt;one&gt;", 'class="ilm-v good"', 'src="figures/long_tail.png"', "<figcaption>long tail<",
-                 "Table 3: OpenP5 recommendation, ML1M, history kept", "0.1064"):  # fmt: skip
-        assert text in index, text
-    assert "SECRET WARNING" not in page and "fine" in page and "42" in page and "In&nbsp;" not in page
-    assert 'href="notebook.css"' in page and max(map(len, re.findall(r"<style[^>]*>(.*?)</style>", page, re.S))) < 5000
-    assert ".jp-" in (out / "notebook.css").read_text()
-    assert len(re.findall(r"<img [^>]*data:image/svg\+xml", page)) == 2
-    assert "<code>\\begin{cases}a\\end{cases}</code>" in page
-    assert "cdnjs" not in page and "window.MathJax" not in page
-    assert "<code>$5</code>" in page and 'href="index.html"' in page
-
-
-def test_a_wide_table_goes_on_below_between_groups():
-    heads = pd.MultiIndex.from_tuples([(g, m) for g in ("one", "two", "three") for m in ("HR@5", "HR@10")])
-    cells = [[f"0.{j}{i}11 ± 0.0011 and more" for j in range(6)] for i in range(3)]
-    df = pd.DataFrame(cells, index=pd.Index(list("abc"), name="method"), columns=heads)
-    html = site.html_table(df, "A caption", frozenset({(0, 1), (2, 4)}))
-    tables = html.split("<table")[1:]
-    assert [re.findall(r'<th colspan="2"[^>]*>(\w+)', t) for t in tables] == [["one", "two"], ["three"]]
-    assert html.count("A caption") == 1 and all(">method<" in t and t.count("<tr>") == 5 for t in tables)
-    assert re.findall(r"<b>([^<]+)</b>", tables[0]) == [cells[0][1]]
-    assert re.findall(r"<b>([^<]+)</b>", tables[1]) == [cells[2][4]]
-    assert site.html_table(df.iloc[:, :2]).count("<table") == 1 == site.html_table(df["one"]).count("<table")
-
-
-def test_pages_of_a_folder_share_their_style_sheet(tmp_path):
-    sheet, html = tmp_path / "notebook.css", "<style>{}</style><style>p{{}}</style><p>{}</p>"
-    for name, css in (("a", "a{}" * 2000), ("b", "a{}" * 2000), ("c", "b{}" * 2000)):  # c: another version's
-        before = sheet.stat().st_ino if sheet.exists() else None
-        site.write_page(tmp_path / f"{name}.html", html.format(css, name))
-        page = (tmp_path / f"{name}.html").read_text()
-        assert page == f'<link rel="stylesheet" href="notebook.css"><style>p{{}}</style><p>{name}</p>'
-        assert sheet.read_text() == css and (sheet.stat().st_ino == before) == (name == "b")
-
-
-def test_what_an_earlier_run_left_is_removed(tmp_path):
-    path, out = tmp_path / "01_data.ipynb", tmp_path / "out"
-    notebook(path)
-    run = nbformat.read(path, as_version=4)
-    run.metadata["papermill"] = {"start_time": "2030-01-01T00:00:00+00:00"}
-    nbformat.write(run, path)
-    (out / "figures").mkdir(parents=True)
-    at = datetime.fromisoformat("2030-01-01T00:00:00+00:00").timestamp()
-    for name, age in (("01 made now", 5), ("01 made before", -5), ("02 of no notebook", 5), ("own drawing", -5)):
-        (out / "figures" / f"{name}.png").write_bytes(b"")
-        os.utime(out / "figures" / f"{name}.png", (at + age, at + age))
-    (out / "04_phase2-gone-seed1.html").write_text("")
-    report.render_site("new", notebooks=[path], results=tmp_path / "results.csv", out=out, card={})
-    assert sorted(f.stem for f in out.glob("figures/*.png")) == ["01 made now", "own drawing"]
-    assert sorted(f.stem for f in out.glob("*.html")) == ["01_data", "index"]
-
-
-def test_empty_profile_still_renders(tmp_path):
-    index = report.render_site("new", notebooks=[], results=tmp_path / "results.csv", out=tmp_path / "o", card={})
-    assert "No results yet" in index.read_text() and "No claims tested yet" in index.read_text()
-
-
-def test_usage():
-    assert report.main([]) == 2 and report.main(["--help"]) == 2
-
-
 def test_speed_has_a_point_and_a_target_for_every_case():
     rows = pd.DataFrame({"case": ["a one", "b two"], "ratio": [20.0, 0.9], "target": [10.0, 0.85], "device": "CPU"})
-    (ax,) = result_figures.plot_speed(rows).axes
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["b two", "a one"]
+    (ax,) = result_plots.plot_speed(rows).axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == [CASES["b"][1], CASES["a"][1]]
     points, targets = ax.lines
     assert points.get_xdata().tolist() == [20, 0.9] and targets.get_xdata().tolist() == [10, 0.85]
     assert points.get_ydata().tolist() == targets.get_ydata().tolist() == [1, 0]
 
 
 def test_a_ranking_measure_is_not_labelled_as_a_loss():
-    history = pd.DataFrame({"step": [1, 2, 1, 2], "name": ["loss", "loss", "dev NDCG@10", "dev NDCG@10"],
-                            "value": [2.0, 1.0, 0.1, 0.2], "split": ["train"] * 2 + ["heldout"] * 2})
-    assert [ax.get_ylabel() for ax in figures.plot_losses(history).axes] == ["Loss (nats)", "Mean over held-out cases"]
+    history = pd.DataFrame(
+        {
+            "step": [1, 2, 1, 2],
+            "name": ["loss", "loss", "dev NDCG@10", "dev NDCG@10"],
+            "value": [2.0, 1.0, 0.1, 0.2],
+            "split": ["train"] * 2 + ["heldout"] * 2,
+        }
+    )
+    assert [ax.get_ylabel() for ax in data_plots.plot_losses(history).axes] == [
+        "Loss (nats)",
+        "Mean over held-out cases",
+    ]
+
+
+def test_cases_of_the_bench_have_names_for_people():
+    assert case_name("c phase-1 step, 128 x 32 tokens, float32") == "One step of phase 1, 128 x 32 tokens, float32"
+    assert case_name("d, peak memory") == "Recommend, real items alone allowed: peak memory"
+    assert case_name("zero") == "zero" and case_name("j") == "j"
+    html = speed_page("<h1>Speed</h1><td>d, peak memory</td> d, peak memory <th>b encoder's part of a step</th>",
+                      ["d, peak memory", "b encoder's part of a step"])  # fmt: skip
+    assert (
+        html.count("Recommend") == html.count("How to read this") == 1
+        and "<th>Encode the items of a batch</th>" in html
+    )
+    for name in ("results", "checks"):
+        measured = pd.read_csv(ROOT / "reports" / "speed" / f"{name}.csv")["case"]
+        assert all(case_name(case) != case for case in measured)
+    letters = pd.read_csv(ROOT / "reports" / "speed" / "results.csv")["case"]
+    assert all(case_name(case).startswith(CASES[case[0]][1]) and ":" not in case_name(case) for case in letters)

@@ -3,23 +3,41 @@ import pandas as pd
 import pytest
 import torch
 
-from ilm_lib import sasrec
+from ilm_lib.baselines import sasrec
+from ilm_lib.baselines.sasrec import load_sasrec, new_sasrec, pack, sasrec_top_k, train_sasrec, training_batches
 from ilm_lib.data import Dataset
 from ilm_lib.metrics import hits_at, ndcg_at
-from ilm_lib.params import SASRec
-from ilm_lib.sasrec import load_sasrec, new_sasrec, pack, sasrec_top_k, train_sasrec, training_batches
+from ilm_lib.settings import SASRec
 
 CYCLE = 30
-SMALL = dict(steps=100, batch_size=32, lr=5e-3, width=32, heads=2, dropout=0.1, max_length=8, eval_every=50,
-             dev_users=100, precision="float32")
+SMALL = dict(
+    steps=100,
+    batch_size=32,
+    lr=5e-3,
+    width=32,
+    heads=2,
+    dropout=0.1,
+    max_length=8,
+    eval_every=50,
+    dev_users=100,
+    precision="float32",
+)
 
 
 def world(sequences, num_items, name="Cycle"):
     """A dataset of item rows and nothing else."""
-    return Dataset(name=name, users=[f"u{i}" for i in range(len(sequences))], items=[f"i{i}" for i in range(num_items)],
-                   sequences=np.concatenate(sequences).astype(np.int32),
-                   offsets=np.cumsum([0, *map(len, sequences)]), user_index=np.arange(len(sequences)) + 1,
-                   item_index=np.arange(num_items) + 1001, texts=[{}] * num_items, notes={}, checksums={})
+    return Dataset(
+        name=name,
+        users=[f"u{i}" for i in range(len(sequences))],
+        items=[f"i{i}" for i in range(num_items)],
+        sequences=np.concatenate(sequences).astype(np.int32),
+        offsets=np.cumsum([0, *map(len, sequences)]),
+        user_index=np.arange(len(sequences)) + 1,
+        item_index=np.arange(num_items) + 1001,
+        texts=[{}] * num_items,
+        notes={},
+        checksums={},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +65,7 @@ def everyone(data):
 
 
 # ------------------------------------------------------------ what it learns
+
 
 def test_it_learns_a_planted_order(cycle, trained):
     model, history = trained
@@ -80,13 +99,14 @@ def test_the_best_weights_are_kept(cycle):
 
 # ------------------------------------------------------------ what it ranks
 
+
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_excluded_items_are_never_ranked(cycle, trained, split):
     users = np.array([5, 3, 77])
     top = sasrec_top_k(trained[0], cycle, split, CYCLE, exclude=True, users=users)
     for row, user in zip(top, users):
         seen = set(cycle.history(user, split))
-        assert set(row[row >= 0]) == set(range(CYCLE)) - seen and (row[len(row) - len(seen):] == -1).all()
+        assert set(row[row >= 0]) == set(range(CYCLE)) - seen and (row[len(row) - len(seen) :] == -1).all()
     kept = sasrec_top_k(trained[0], cycle, split, CYCLE, exclude=False, users=users)
     assert np.array_equal(np.sort(kept, 1), np.tile(np.arange(CYCLE), (3, 1)))
 
@@ -126,6 +146,7 @@ def test_only_the_last_items_are_read(trained):
 
 # ------------------------------------------------------------ batches
 
+
 def test_windows_lie_in_the_training_sequences(cycle):
     params = SASRec(**SMALL)
     batches, starts = training_batches(cycle, params, 0), set()
@@ -160,6 +181,7 @@ def test_short_users_are_left_out_or_refused():
 
 # ------------------------------------------------------------ seeds and state
 
+
 def test_equal_seeds_give_equal_weights(cycle):
     params = SASRec(**{**SMALL, "steps": 12, "eval_every": 6})
     (a, first), (b, second), (c, _) = (train_sasrec(cycle, params, seed=s) for s in (0, 0, 1))
@@ -171,9 +193,11 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(cycle, tmp_path, monkeypatch
     params, state = SASRec(**{**SMALL, "steps": 20, "eval_every": 5}), tmp_path / "state.pt"
     whole, history = train_sasrec(cycle, params, seed=0)
     with monkeypatch.context() as patch:
+
         def batches(*args):
             draw = training_batches(*args)
             return lambda n: draw(n) if n < 13 else (_ for _ in ()).throw(KeyboardInterrupt)
+
         patch.setattr(sasrec, "training_batches", batches)
         with pytest.raises(KeyboardInterrupt):
             train_sasrec(cycle, params, seed=0, state=state)
@@ -197,21 +221,25 @@ def test_items_have_one_table():
 
 # ------------------------------------------------------------ in the study
 
+
 def test_the_study_ranks_with_it_under_both_history_rules(tmp_path, monkeypatch):
-    from ilm_lib import load_params, study, study_openp5
-    from ilm_lib.artifacts import MissingStage
+    from ilm_lib import load_params
+    from ilm_lib.study import inputs, openp5_results
+    from ilm_lib.study import openp5 as study_openp5
+    from ilm_lib.study.artifacts import MissingStage
 
     monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path))
-    params = load_params("toy", **{"data.num_users": 60, "data.num_items": 80, "sasrec.steps": 4,
-                                   "sasrec.eval_every": 2})
-    data = study.data(params, build=True)
+    params = load_params(
+        "toy", **{"data.num_users": 60, "data.num_items": 80, "sasrec.steps": 4, "sasrec.eval_every": 2}
+    )
+    data = inputs.data(params, build=True)
     with pytest.raises(MissingStage, match="sasrec.*notebooks/02_embeddings.ipynb"):
         study_openp5.evaluation(params, 0, "SASRec")
     artifact = study_openp5.sasrec(params, 0, build=True)
-    assert not artifact("state.pt").exists() and len(pd.read_parquet(artifact("history.parquet")))
+    assert not artifact.path("state.pt").exists() and len(pd.read_parquet(artifact.path("log.parquet")))
     ranked = study_openp5.evaluation(params, 0, "SASRec", build=True)
-    rows = study_openp5.result_rows(params, ranked, "SASRec", 0)
-    model, loaded = load_sasrec(artifact("sasrec")), Dataset.open(data("dataset"))
+    rows = openp5_results.result_rows(params, ranked, "SASRec", 0)
+    model, loaded = load_sasrec(artifact.path("sasrec")), Dataset.open(data.path("dataset"))
     for history in ("kept", "excluded"):
         top = sasrec_top_k(model, loaded, "test", 10, exclude=history == "excluded", users=everyone(loaded))
         found = rows[(rows["history"] == history) & (rows["task"] == "both") & (rows["metric"] == "HR@10")]["value"]

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ilm_lib import study_elm, teach
 from ilm_lib.data import DataError, teachers, toy
 from ilm_lib.data.elm24 import TASKS, build_elm24
 from ilm_lib.data.elm24_file import load_elm
@@ -19,13 +18,15 @@ from ilm_lib.data.instructions import Request, instruct
 from ilm_lib.data.teacher_hf import HFTeacher
 from ilm_lib.data.teacher_openai import OpenAITeacher, retry_after
 from ilm_lib.data.teachers import DryRun, TeacherError, clean, dry_run, read_answers
-from ilm_lib.params import ParamsError
+from ilm_lib.model.tokenizer import train_tokenizer
 from ilm_lib.profiles import load_params
-from ilm_lib.tokenizer import train_tokenizer
+from ilm_lib.settings import ParamsError
+from ilm_lib.study import elm_inputs, teach
 
 FILMS, KEY = 12, "sk-secret-123"
-CHAT = ("{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
-        "{% if add_generation_prompt %}<bot>{% endif %}")
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +124,12 @@ def server(monkeypatch):
 
 
 def openai(server, tmp_path, **changes):
-    return OpenAITeacher(server.url, "tiny", tmp_path / "openai.jsonl",
-                         **{"key_env": "TEACHER_KEY", "backoff": 0.01, "tries": 4, **changes})
+    return OpenAITeacher(
+        server.url,
+        "tiny",
+        tmp_path / "openai.jsonl",
+        **{"key_env": "TEACHER_KEY", "backoff": 0.01, "tries": 4, **changes},
+    )
 
 
 def instructions(teacher, monkeypatch):
@@ -136,9 +141,14 @@ def instructions(teacher, monkeypatch):
 
 # ------------------------------------------------------------ instructions and answers
 
+
 def test_instructions_have_titles_facts_and_the_rule():
-    film = {"title": "Matrix, The (1999)", "genres": ["Sci-Fi", "(no genres listed)"], "overview": "A hacker wakes.",
-            "tags": ["cyber"]}
+    film = {
+        "title": "Matrix, The (1999)",
+        "genres": ["Sci-Fi", "(no genres listed)"],
+        "overview": "A hacker wakes.",
+        "tags": ["cyber"],
+    }
     other = {"title": "Heat (1995)"}
     for task in TASKS:
         text = instruct(task.name, task.prompts[1], film, None if task.inputs == "film" else other)
@@ -151,15 +161,24 @@ def test_instructions_have_titles_facts_and_the_rule():
     assert long.count("plotty") == 200 and "plotty ..." in long
 
 
-@pytest.mark.parametrize("answer, text", [
-    ('  "A thief\nplans  it all."  ', "A thief plans it all."),
-    ("“One last robbery.”", "One last robbery."),
-    ('"Yes" and "no" are said', '"Yes" and "no" are said'),
-    ("Answer: one last robbery.", "one last robbery."),
-    ("<think>Well, let me see.</think>\nOne last robbery.", "One last robbery."),
-    ("Here are five:\n1. **Good** faces.\n2. Warm light,\n3) wit", "Good faces, Warm light, wit."),
-    ("A thief plans. He robs the ba", "A thief plans."), ("He robs the bank of", "He robs the bank of"),
-    ("", None), ("  \n", None), ("Two words.", None), ("... - ! ?", None), ("<think>One thing is sure", None)])
+@pytest.mark.parametrize(
+    "answer, text",
+    [
+        ('  "A thief\nplans  it all."  ', "A thief plans it all."),
+        ("“One last robbery.”", "One last robbery."),
+        ('"Yes" and "no" are said', '"Yes" and "no" are said'),
+        ("Answer: one last robbery.", "one last robbery."),
+        ("<think>Well, let me see.</think>\nOne last robbery.", "One last robbery."),
+        ("Here are five:\n1. **Good** faces.\n2. Warm light,\n3) wit", "Good faces, Warm light, wit."),
+        ("A thief plans. He robs the ba", "A thief plans."),
+        ("He robs the bank of", "He robs the bank of"),
+        ("", None),
+        ("  \n", None),
+        ("Two words.", None),
+        ("... - ! ?", None),
+        ("<think>One thing is sure", None),
+    ],
+)
 def test_cleaning(answer, text):
     assert clean(answer) == text
 
@@ -178,8 +197,9 @@ def test_refused_answers_are_asked_for_once_more_and_then_left_out(texts, vector
     shyest = texts[3]["title"]
     shy = Shy("hf", "shy", tmp_path / "shy.jsonl")
     table = build_elm24(texts, vectors, test_fraction=0.25, teacher=shy)
-    pitches = [r for r in build_elm24(texts, vectors, test_fraction=0.25).itertuples()
-               if r.prompt == "Pitch the movie {film}."]
+    pitches = [
+        r for r in build_elm24(texts, vectors, test_fraction=0.25).itertuples() if r.prompt == "Pitch the movie {film}."
+    ]
     lost = sum(r.item == 3 for r in pitches)
     assert table.attrs["left_out"] == lost and len(table) == 24 * FILMS - lost
     assert shy.asked == 24 * FILMS + len(pitches)
@@ -222,10 +242,12 @@ def test_a_torn_last_line_is_ignored_and_any_other_damage_named(tmp_path, reques
 
 # ------------------------------------------------------------ hf
 
+
 @pytest.mark.parametrize("kind", ["plain", "chat"])
 def test_hf_batches_change_nothing_and_the_chat_template_is_applied(folders, kind, requests_, tmp_path):
-    one, many = (HFTeacher(str(folders[kind]), tmp_path / f"{size}.jsonl", max_tokens=12, batch_size=size)
-                 for size in (1, 4))
+    one, many = (
+        HFTeacher(str(folders[kind]), tmp_path / f"{size}.jsonl", max_tokens=12, batch_size=size) for size in (1, 4)
+    )
     assert one.name == f"hf:tiny-{kind}"
     one.write(requests_), many.write(requests_)
     assert one.known() == many.known() and len(one.known()) >= len(requests_)
@@ -276,6 +298,7 @@ def test_hf_says_what_is_wrong_with_the_model(folders, requests_, tmp_path):
 
 # ------------------------------------------------------------ openai
 
+
 def test_openai_asks_all_at_once_but_no_more_than_allowed(server, requests_, tmp_path):
     server.pause = 0.03
     teacher = openai(server, tmp_path, concurrency=3)
@@ -288,8 +311,11 @@ def test_openai_asks_all_at_once_but_no_more_than_allowed(server, requests_, tmp
 
 
 def test_openai_retries_and_honours_retry_after(server, requests_, tmp_path):
-    server.script = [(429, {"Retry-After": "0.3"}, {"error": {"message": "slow down"}}), (500, {}, {}),
-                     (503, {"Retry-After": "soon"}, {})]
+    server.script = [
+        (429, {"Retry-After": "0.3"}, {"error": {"message": "slow down"}}),
+        (500, {}, {}),
+        (503, {"Retry-After": "soon"}, {}),
+    ]
     started = time.monotonic()
     assert openai(server, tmp_path, concurrency=1).write(requests_[:1]) == [clean(says(requests_[0].instruction))]
     assert time.monotonic() - started > 0.3 and len(server.asked) == 4
@@ -308,11 +334,19 @@ def test_openai_gives_up_in_the_end(server, requests_, tmp_path):
         OpenAITeacher("http://127.0.0.1:9/v1", "m", tmp_path / "b.jsonl", tries=2, backoff=0.01).write(requests_[:1])
 
 
-@pytest.mark.parametrize("status, body, message", [
-    (400, {"error": {"message": f"bad request of {KEY}"}}, r"HTTP 400: bad request of \[key\].*the model's name"),
-    (401, {"error": "who are you"}, "HTTP 401: who are you.*the key, from the environment variable TEACHER_KEY: it is"),
-    (404, {"detail": "no such model"}, r"HTTP 404: no such model.*/v1, and that the model has this name"),
-    (200, {"text": "hello"}, "without choices.*OpenAI chat protocol")])
+@pytest.mark.parametrize(
+    "status, body, message",
+    [
+        (400, {"error": {"message": f"bad request of {KEY}"}}, r"HTTP 400: bad request of \[key\].*the model's name"),
+        (
+            401,
+            {"error": "who are you"},
+            "HTTP 401: who are you.*the key, from the environment variable TEACHER_KEY: it is",
+        ),
+        (404, {"detail": "no such model"}, r"HTTP 404: no such model.*/v1, and that the model has this name"),
+        (200, {"text": "hello"}, "without choices.*OpenAI chat protocol"),
+    ],
+)
 def test_openai_stops_with_the_servers_message(server, requests_, tmp_path, status, body, message):
     server.script = [(status, {}, body)]
     with pytest.raises(TeacherError, match=message) as error:
@@ -342,10 +376,15 @@ def test_openai_without_a_key_and_with_a_key_for_a_name(server, requests_, tmp_p
 
 # ------------------------------------------------------------ rows by any teacher
 
+
+@pytest.mark.slow
 def test_only_targets_depend_on_the_teacher_and_no_test_film_leaks(server, folders, texts, vectors, tmp_path):
     """The tiny LLM's babble counts as it comes: what is tested is the table around it."""
-    made = {"template": "template", "openai:tiny": openai(server, tmp_path),
-            "hf:tiny-chat": HFTeacher(str(folders["chat"]), tmp_path / "hf.jsonl", max_tokens=12, batch_size=32)}
+    made = {
+        "template": "template",
+        "openai:tiny": openai(server, tmp_path),
+        "hf:tiny-chat": HFTeacher(str(folders["chat"]), tmp_path / "hf.jsonl", max_tokens=12, batch_size=32),
+    }
     films = texts[:8]
     tables = {name: build_elm24(films, vectors[:8], test_fraction=0.25, teacher=t) for name, t in made.items()}
     columns = ["task", "item", "other", "prompt", "split"]
@@ -372,6 +411,7 @@ def test_films_without_facts_can_be_left_out(texts, vectors):
 
 # ------------------------------------------------------------ dry run
 
+
 def test_dry_run_counts_and_asks_nothing(server, texts, vectors, tmp_path, requests_):
     recorder = DryRun("openai")
     build_elm24(texts, vectors, test_fraction=0.25, teacher=recorder)
@@ -394,12 +434,20 @@ def small_study(tmp_path, monkeypatch, server):
     """A profile of the toy world that asks the server; its embeddings are drawn."""
     monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("ILM_DATA_DIR", str(tmp_path / "data"))
-    (tmp_path / "small.yaml").write_text(json.dumps({
-        "profile": "small", "data": {"num_items": 80, "num_users": 90}, "embeddings": {"dim": 4, "iterations": 1},
-        "elm24": {"teacher": "openai", "teacher_model": "tiny", "teacher_url": server.url}}))
+    (tmp_path / "small.yaml").write_text(
+        json.dumps(
+            {
+                "profile": "small",
+                "data": {"num_items": 80, "num_users": 90},
+                "embeddings": {"dim": 4, "iterations": 1},
+                "elm24": {"teacher": "openai", "teacher_model": "tiny", "teacher_url": server.url},
+            }
+        )
+    )
     return str(tmp_path / "small.yaml")
 
 
+@pytest.mark.slow
 def test_the_command_and_the_stage(small_study, server, tmp_path, capsys, monkeypatch):
     assert teach.main(["--profile", small_study, "--dry-run"]) == 0
     said = capsys.readouterr().out
@@ -410,9 +458,9 @@ def test_the_command_and_the_stage(small_study, server, tmp_path, capsys, monkey
     params = load_params(small_study)
     elsewhere = params.with_(**{"elm24.teacher_url": "http://elsewhere/v1", "elm24.teacher_key_env": None})
     other = params.with_(**{"elm24.teacher_model": "huge"})
-    assert study_elm.data(elsewhere, 0) == study_elm.data(params, 0)
+    assert elm_inputs.data(elsewhere, 0) == elm_inputs.data(params, 0)
     with pytest.raises(FileNotFoundError):
-        study_elm.data(other, 0)
+        elm_inputs.data(other, 0)
     assert teach.main(["--profile", small_study, "--set", "elm24.teacher"]) == 1
     assert teach.main(["--profile", small_study, "--set", "elm24.teacher=hf"]) == 1
     assert "teacher_url is needed with elm24.teacher: openai" in capsys.readouterr().err
@@ -420,7 +468,7 @@ def test_the_command_and_the_stage(small_study, server, tmp_path, capsys, monkey
     assert teach.main(["--profile", small_study, "--set", "elm24.teacher_model=huge"]) == 1
     assert "model 'huge': HTTP 400: enough for today" in capsys.readouterr().err
 
-    rows = study_elm.load_rows(study_elm.data(params, 0))
+    rows = elm_inputs.load_rows(elm_inputs.data(params, 0))
     (tmp_path / "data").mkdir()
     rows.to_parquet(tmp_path / "data" / "mine.parquet")
     own = [f"elm24.{key}=null" for key in ("teacher_model", "teacher_url")] + ["elm24.teacher=template"]
@@ -433,14 +481,22 @@ def test_the_command_and_the_stage(small_study, server, tmp_path, capsys, monkey
 
 # ------------------------------------------------------------ settings
 
-@pytest.mark.parametrize("changes, message", [
-    ({"teacher": "hf"}, "teacher_model is needed"),
-    ({"teacher": "openai", "teacher_model": "m"}, "teacher_url is needed"),
-    ({"teacher": "hf", "teacher_model": "m", "teacher_url": "http://h/v1"}, "teacher_url is needed .* with no other"),
-    ({"teacher": "openai", "teacher_model": "m", "teacher_url": "h:8000"}, "starts with http"),
-    ({"teacher_model": "m"}, "need elm24.teacher: hf or openai"),
-    ({"teacher": "hf", "teacher_model": "m", "file": "f"}, "leave out teacher"),
-    ({"teacher": "palm"}, "template.*hf.*openai")])
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"teacher": "hf"}, "teacher_model is needed"),
+        ({"teacher": "openai", "teacher_model": "m"}, "teacher_url is needed"),
+        (
+            {"teacher": "hf", "teacher_model": "m", "teacher_url": "http://h/v1"},
+            "teacher_url is needed .* with no other",
+        ),
+        ({"teacher": "openai", "teacher_model": "m", "teacher_url": "h:8000"}, "starts with http"),
+        ({"teacher_model": "m"}, "need elm24.teacher: hf or openai"),
+        ({"teacher": "hf", "teacher_model": "m", "file": "f"}, "leave out teacher"),
+        ({"teacher": "palm"}, "template.*hf.*openai"),
+    ],
+)
 def test_settings_that_do_not_fit(changes, message):
     with pytest.raises(ParamsError, match=message):
         load_params("toy", elm24=changes)
@@ -448,19 +504,20 @@ def test_settings_that_do_not_fit(changes, message):
 
 def test_teachers_by_name(folders, tmp_path, monkeypatch):
     monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path))
-    params = load_params("toy")
-    assert study_elm.teacher(params) == "template"
     hf = load_params("toy", elm24={"teacher": "hf", "teacher_model": str(folders["chat"])})
-    assert study_elm.teacher(hf).name == "hf:tiny-chat"
-    assert study_elm.teacher(hf).answers == tmp_path / "toy" / "teacher" / "hf-tiny-chat.jsonl"
-    assert hf.elm24.evaluated == params.elm24.evaluated  # what follows from the rows does not ask who wrote them
+    asked = elm_inputs.TeacherSettings.of_profile(hf)
+    assert asked.teacher().name == "hf:tiny-chat"
+    assert asked.answers == asked.teacher().answers == tmp_path / "toy" / "teacher" / "hf-tiny-chat.jsonl"
+    assert asked.identity() == {"teacher": "hf", "model": str(folders["chat"])}  # who is asked, and not where
 
 
 # ------------------------------------------------------------ own files
 
 GOOD = [{"task": "tell", "item": i, "prompt": "Tell of {film}.", "target": f"Film {i}."} for i in range(10)]
-PAIRS = [{"task": "mix", "item": i, "other": (i + 1) % 10, "prompt": "Mix {film} and {other}.", "target": "So."}
-         for i in range(10)]
+PAIRS = [
+    {"task": "mix", "item": i, "other": (i + 1) % 10, "prompt": "Mix {film} and {other}.", "target": "So."}
+    for i in range(10)
+]
 
 
 def write(path, rows):
@@ -486,19 +543,25 @@ def test_own_rows_are_split_by_film(tmp_path, form):
 SPLIT = [r | {"split": "test" if r["item"] > 6 else "train"} for r in GOOD]
 
 
-@pytest.mark.parametrize("line, change, message", [
-    (3, {"targett": "x"}, "mine.jsonl:3: unknown column targett.*Columns are task, item, prompt, target"),
-    (4, {"item": 10}, "mine.jsonl:4: item is 10, the dataset has 10 items.*0 to 9"),
-    (4, {"item": "3"}, "mine.jsonl:4: item is '3'"), (4, {"item": 1.5}, "mine.jsonl:4: item is 1.5"),
-    (4, {"item": float("nan")}, "mine.jsonl:4: item is nan"),
-    (5, {"other": -2, "prompt": "{film} {other}"}, "mine.jsonl:5: other is -2.*-1 for none"),
-    (2, {"prompt": "Tell."}, "mine.jsonl:2: the prompt has no {film}.*Write {film}"),
-    (2, {"prompt": "{film} {other}"}, "mine.jsonl:2: the prompt has {other}, the row no other film"),
-    (2, {"other": 3}, "mine.jsonl:2: the row has another film"),
-    (2, {"target": " "}, "mine.jsonl:2: target is ' '"), (2, {"split": "dev"}, "mine.jsonl:2: split is 'dev'"),
-    (2, {"split": None}, "mine.jsonl:2: has no split, other rows have one"),
-    (9, {"item": 1}, "mine.jsonl:9: film 1 is in test here and in train in line 2.*in one split"),
-    (9, {"other": 0, "prompt": "{film} {other}"}, "mine.jsonl:9: film 0 is in test here and in train in line 1")])
+@pytest.mark.parametrize(
+    "line, change, message",
+    [
+        (3, {"targett": "x"}, "mine.jsonl:3: unknown column targett.*Columns are task, item, prompt, target"),
+        (4, {"item": 10}, "mine.jsonl:4: item is 10, the dataset has 10 items.*0 to 9"),
+        (4, {"item": "3"}, "mine.jsonl:4: item is '3'"),
+        (4, {"item": 1.5}, "mine.jsonl:4: item is 1.5"),
+        (4, {"item": float("nan")}, "mine.jsonl:4: item is nan"),
+        (5, {"other": -2, "prompt": "{film} {other}"}, "mine.jsonl:5: other is -2.*-1 for none"),
+        (2, {"prompt": "Tell."}, "mine.jsonl:2: the prompt has no {film}.*Write {film}"),
+        (2, {"prompt": "{film} {other}"}, "mine.jsonl:2: the prompt has {other}, the row no other film"),
+        (2, {"other": 3}, "mine.jsonl:2: the row has another film"),
+        (2, {"target": " "}, "mine.jsonl:2: target is ' '"),
+        (2, {"split": "dev"}, "mine.jsonl:2: split is 'dev'"),
+        (2, {"split": None}, "mine.jsonl:2: has no split, other rows have one"),
+        (9, {"item": 1}, "mine.jsonl:9: film 1 is in test here and in train in line 2.*in one split"),
+        (9, {"other": 0, "prompt": "{film} {other}"}, "mine.jsonl:9: film 0 is in test here and in train in line 1"),
+    ],
+)
 def test_malformed_own_rows_name_line_and_remedy(tmp_path, line, change, message):
     rows = [dict(r) for r in SPLIT]
     rows[line - 1] |= change

@@ -14,11 +14,9 @@ GOOD = "sequential; seen; {dataset} user_{user_id} {history}; {dataset} {target}
 
 
 def test_our_templates():
-    counts = Counter((t.task, t.prompt) for t in OUR_TEMPLATES)
+    counts = Counter((t.task, t.wording) for t in OUR_TEMPLATES)
     assert counts == {
-        (task, prompt): n
-        for task in ("sequential", "straightforward")
-        for prompt, n in (("seen", 10), ("unseen", 1))
+        (task, wording): n for task in ("sequential", "straightforward") for wording, n in (("seen", 10), ("unseen", 1))
     }
     assert len({t.source for t in OUR_TEMPLATES}) == 22
     for t in OUR_TEMPLATES:
@@ -34,7 +32,7 @@ def test_our_templates():
 
 def test_our_templates_survive_the_file_form(tmp_path):
     path = tmp_path / "prompt.txt"
-    rows = ["; ".join((t.task, t.prompt, t.source, t.target)) for t in OUR_TEMPLATES]
+    rows = ["; ".join((t.task, t.wording, t.source, t.target)) for t in OUR_TEMPLATES]
     path.write_text("\n".join(rows))  # no newline at the end, as in OpenP5's file
     assert tuple(load_templates(path)) == OUR_TEMPLATES
     path.write_text("\n".join(rows) + "\n")

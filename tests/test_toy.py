@@ -89,9 +89,12 @@ def test_a_tag_tells_the_mood_of_a_film(world, films):
     assert 0.5 < np.mean([name != "" for name in told]) < 0.7 and toy.mood({}) == ""
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_hash_seed(tmp_path):
-    script = "import sys, pathlib; from ilm_lib.data.toy import make_toy_world as m; " \
-             "m(pathlib.Path(sys.argv[1]), num_items=100, num_users=50, seed=int(sys.argv[2]))"
+    script = (
+        "import sys, pathlib; from ilm_lib.data.toy import make_toy_world as m; "
+        "m(pathlib.Path(sys.argv[1]), num_items=100, num_users=50, seed=int(sys.argv[2]))"
+    )
 
     def digest(name: str, hash_seed: str, seed: str) -> list[str]:
         env = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
@@ -164,6 +167,11 @@ def test_motifs_drive_viewing_and_texts(world, films, monkeypatch):
 
 
 def test_sequels_follow_their_first_part(world, films):
-    follows = [s[k + 1] == second for second in np.flatnonzero(films.parent >= 0) for s in world.sequences
-               for k in range(len(s) - 1) if s[k] == films.parent[second] and second not in s[:k]]
+    follows = [
+        s[k + 1] == second
+        for second in np.flatnonzero(films.parent >= 0)
+        for s in world.sequences
+        for k in range(len(s) - 1)
+        if s[k] == films.parent[second] and second not in s[:k]
+    ]
     assert np.mean(follows) > 0.15

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from ilm_lib import objectives as o
-from ilm_lib.params import Optim
-from ilm_lib.training import drawn_batches, fit, schedule, use_bfloat16
+from ilm_lib.devices import use_bfloat16
+from ilm_lib.settings import Optim
+from ilm_lib.train import losses as o
+from ilm_lib.train.loop import drawn_batches, fit, schedule
 
 
 class Interrupted(Exception):
@@ -29,8 +30,16 @@ def run(*, steps=24, seed=0, stop=None, optimizer="adamw", evaluate=None, **kwar
         text, item = o.hard_negatives(a @ b.T, torch.arange(8), 0.5)
         return {"pull": 1 - (a * b).sum(1).mean(), "push": (a * b[text]).sum(1).mean() + (a[item] * b).sum(1).mean()}
 
-    history = fit(model, list(model.parameters()), loss, batch, Optim(steps=steps, lr=1e-2, optimizer=optimizer),
-                  seed=seed, evaluate=evaluate, **kwargs)
+    history = fit(
+        model,
+        list(model.parameters()),
+        loss,
+        batch,
+        Optim(steps=steps, lr=1e-2, optimizer=optimizer),
+        seed=seed,
+        evaluate=evaluate,
+        **kwargs,
+    )
     assert not model.training
     return [p.detach().clone() for p in model.parameters()], history
 
@@ -100,8 +109,14 @@ def test_history_holds_means_of_every_loss():
     assert history[history.name == "pull"].step.tolist() == list(range(2, 41, 2))
     assert set(history.name) == {"pull", "push"}
     model, values = nn.Linear(1, 1), iter(range(40))
-    counted = fit(model, list(model.parameters()), lambda m, b: {"x": 0 * m(torch.ones(1, 1)).sum() + next(values)},
-                  lambda step: None, Optim(steps=40), seed=0)
+    counted = fit(
+        model,
+        list(model.parameters()),
+        lambda m, b: {"x": 0 * m(torch.ones(1, 1)).sum() + next(values)},
+        lambda step: None,
+        Optim(steps=40),
+        seed=0,
+    )
     assert counted.value.tolist() == [i + 0.5 for i in range(0, 40, 2)]
 
 
@@ -110,8 +125,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, ever
     model, state = nn.Linear(2, 1), tmp_path / "state.pt"
     batches = lambda step: torch.full((4, 2), float("nan") if step == 6 else 1.0)
     with pytest.raises(FloatingPointError, match="phase 9.*not finite at step [78]"):
-        fit(model, list(model.parameters()), lambda m, x: {"mse": m(x).square().mean()}, batches,
-            Optim(steps=40), seed=0, label="phase 9", eval_every=every, state=state)
+        fit(
+            model,
+            list(model.parameters()),
+            lambda m, x: {"mse": m(x).square().mean()},
+            batches,
+            Optim(steps=40),
+            seed=0,
+            label="phase 9",
+            eval_every=every,
+            state=state,
+        )
     if state.exists():
         assert all(w.isfinite().all() for w in torch.load(state, weights_only=True)["weights"])
 
@@ -119,8 +143,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, ever
 def test_only_the_given_parameters_are_trained():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     before = [p.detach().clone() for p in model.parameters()]
-    fit(model, list(model[1].parameters()), lambda m, x: {"mse": (m(x) - 3).square().mean()},
-        lambda step: torch.ones(4, 2), Optim(steps=5, lr=0.1), seed=0)
+    fit(
+        model,
+        list(model[1].parameters()),
+        lambda m, x: {"mse": (m(x) - 3).square().mean()},
+        lambda step: torch.ones(4, 2),
+        Optim(steps=5, lr=0.1),
+        seed=0,
+    )
     moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters())]
     assert moved == [False, False, True, True]
 
@@ -130,8 +160,14 @@ def test_a_line_is_learnt(optimizer):
     torch.manual_seed(0)
     model, target = nn.Linear(3, 1), torch.tensor([[1.0, -2.0, 0.5]])
     batches = lambda step: torch.randn(32, 3, generator=torch.Generator().manual_seed(step))
-    fit(model, list(model.parameters()), lambda m, x: {"mse": (m(x) - x @ target.T).square().mean()}, batches,
-        Optim(steps=300, lr=0.05, optimizer=optimizer), seed=0)
+    fit(
+        model,
+        list(model.parameters()),
+        lambda m, x: {"mse": (m(x) - x @ target.T).square().mean()},
+        batches,
+        Optim(steps=300, lr=0.05, optimizer=optimizer),
+        seed=0,
+    )
     torch.testing.assert_close(model.weight.detach(), target, atol=0.05, rtol=0)
 
 
@@ -177,8 +213,15 @@ def test_several_batches_a_step_are_one_large_batch(tmp_path, optimizer):
         torch.manual_seed(3)
         model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
         loss = lambda m, rows: {"mse": (m(torch.stack(rows)).squeeze(1) - torch.stack(rows) @ target).square().mean()}
-        history = fit(model, list(model.parameters()), loss, batches,
-                      Optim(steps=20, lr=0.01, optimizer=optimizer, accumulate=accumulate), seed=0, **kwargs)
+        history = fit(
+            model,
+            list(model.parameters()),
+            loss,
+            batches,
+            Optim(steps=20, lr=0.01, optimizer=optimizer, accumulate=accumulate),
+            seed=0,
+            **kwargs,
+        )
         return [p.detach() for p in model.parameters()], history
 
     large, log = train(1, lambda n: Part(data[n]))

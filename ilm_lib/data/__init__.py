@@ -1,15 +1,8 @@
 """Data in OpenP5's form, and where it lies."""
 
-import os
-from pathlib import Path
+from ilm_lib.data.dataset import Dataset
+from ilm_lib.data.missing import missing_data
+from ilm_lib.data.openp5 import DataError, load_openp5
+from ilm_lib.profiles import data_dir
 
-from .dataset import Dataset
-from .openp5 import DataError, load_openp5
-
-__all__ = ["DataError", "Dataset", "data_dir", "load_openp5"]
-
-
-def data_dir() -> Path:
-    """The folder of the datasets: ILM_DATA_DIR, else `data/` beside the ilm_lib package."""
-    default = Path(__file__).resolve().parents[2] / "data"
-    return Path(os.environ.get("ILM_DATA_DIR") or default)
+__all__ = ["DataError", "Dataset", "data_dir", "load_openp5", "missing_data"]

@@ -1,26 +1,32 @@
-"""Build a dataset in OpenP5's form from its raw files, downloaded where they are missing.
+"""Build a dataset in OpenP5's form from its raw files, downloaded where they are missing, and a profile to study it.
 
-    python -m ilm_lib.data ML1M
-    python -m ilm_lib.data --csv interactions.csv --texts texts.jsonl Mine
+python -m ilm_lib.data ML1M
+python -m ilm_lib.data --csv interactions.csv --texts texts.jsonl Mine
+python -m ilm_lib.data Mine       the profile alone, of a dataset that is there
+python -m ilm_lib.data prompts    OpenP5's prompt templates alone
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pandas as pd
 
+from ilm_lib import profiles
+from ilm_lib.data import data_dir
+from ilm_lib.data.dataset import TEXT_FIELDS, Dataset
+from ilm_lib.data.download import DATASETS, PROMPT_FILE, fetch
+from ilm_lib.data.openp5 import DataError, load_openp5
+from ilm_lib.data.own_profile import Sizes, TooSmall, minutes, write_profile
+from ilm_lib.data.prepare import prepare, write_openp5
+from ilm_lib.data.raw import Texts, read_amazon_reviews, read_amazon_texts, read_csv, read_movielens, read_texts
 from ilm_lib.paper import PAPER_TABLE2, table2_counts
-
-from . import data_dir
-from .dataset import TEXT_FIELDS, Dataset
-from .download import DATASETS, fetch
-from .openp5 import DataError, load_openp5
-from .prepare import prepare, write_openp5
-from .raw import Texts, read_amazon_reviews, read_amazon_texts, read_csv, read_movielens, read_texts
+from ilm_lib.profiles import load_params, profile_path
+from ilm_lib.settings import ParamsError
 
 # Users, items and interactions of the files that OpenP5 published.
 OPENP5_COUNTS = {
@@ -29,6 +35,8 @@ OPENP5_COUNTS = {
     "Beauty": (22_363, 12_101, 198_502),
     "Clothing": (39_387, 23_033, 278_677),
 }
+PROMPTS = "prompts"  # the NAME that asks for OpenP5's prompts
+TEMPLATES = f"openp5/{PROMPT_FILE}"  # `data.templates` of the profiles
 ROWS = ("users", "items", "interactions", "training examples", "test examples")
 
 
@@ -36,21 +44,32 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0, or 1 after a message on stderr."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    if args.csv is None and args.name not in DATASETS:
-        parser.error(f"NAME is one of {', '.join(DATASETS)}, unless --csv gives the interactions")
-    if not re.fullmatch(r"\w[\w.-]*", args.name):
-        parser.error(f"{args.name!r} cannot name a folder: use letters, digits and . _ -")
+    root = args.folder or data_dir()
+    there = args.csv is None and (root / "openp5" / args.name / "user_sequence.txt").is_file()
+    if args.csv is None and not there and args.name not in (*DATASETS, PROMPTS):
+        parser.error(f"NAME is one of {', '.join((*DATASETS, PROMPTS))}, unless --csv gives the interactions")
+    if args.csv is None and args.texts and there:
+        parser.error(f"--texts needs --csv: {args.name} is there already, and is left as it is")
+    for name in filter(None, (args.name, args.profile)):
+        if not re.fullmatch(r"(?!.*\.ya?ml$)\w[\w.-]*", name):
+            parser.error(f"{name!r} cannot name a folder or a profile: use letters, digits and . _ -, without .yaml")
     try:
-        dataset, notes = build(args)
+        if args.csv is None and args.name == PROMPTS:
+            print(f"OpenP5's prompts are in {fetch(PROMPT_FILE, root / 'openp5')}")
+            return 0
+        if there:
+            print(f"{root / 'openp5' / args.name} is there already, and is left as it is", end="\n\n")
+            dataset = load_openp5(root / "openp5" / args.name)
+        else:
+            dataset = build(args, root)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for step, dropped in notes.items():
-        print(f"{dropped:>12,} interactions dropped: {step}")
     print(f"{dataset.notes['items_without_text']:>12,} items without text", end="\n\n")
     print(counts(dataset).to_string(na_rep="", float_format="{:,.0f}".format), end="\n\n")
     for warning in differences(dataset):
         print(f"warning: {warning}")
+    add_profile(dataset, args.profile or args.name.lower(), root)
     return 0
 
 
@@ -59,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ilm_lib.data", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("name", metavar="NAME", help=f"{', '.join(DATASETS)}; with --csv, any name")
+    parser.add_argument("name", metavar="NAME", help=f"{', '.join((*DATASETS, PROMPTS))}; with --csv, any name")
     parser.add_argument("--folder", type=Path, metavar="FOLDER",
                         help="the data folder (default: ILM_DATA_DIR, else data/): raw files are "
                         "kept in FOLDER/raw, the dataset goes to FOLDER/openp5/NAME, which must "
@@ -74,13 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--core", type=int, metavar="K",
                         help="drop users and items with fewer than K interactions until none is "
                         "left (default: 5, with --csv 0); a user always needs 3 items")  # fmt: skip
+    parser.add_argument("--profile", metavar="NAME",
+                        help="the profile to write, params/NAME.yaml (default: the name of the "
+                        "data in lower case); one that exists is left as it is")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="draws the item numbers (default: 0)")
     return parser
 
 
-def build(args: argparse.Namespace) -> tuple[Dataset, dict[str, int]]:
-    """The dataset, written and read again, and what was dropped on the way (`prepare`)."""
-    root = args.folder or data_dir()
+def build(args: argparse.Namespace, root: Path) -> Dataset:
+    """The dataset, written below the data folder `root` and read again; says what was dropped on the way."""
     folder = root / "openp5" / args.name
     if folder.exists():  # before a download, not after it
         raise DataError(folder, None, "is there already, and is left as it is",
@@ -102,7 +123,60 @@ def build(args: argparse.Namespace) -> tuple[Dataset, dict[str, int]]:
     merged = {item: {**texts.get(item, {}), **own.get(item, {})} for item in {**texts, **own}}
     write_openp5(folder, table, merged, seed=args.seed)
     print(f"wrote {folder}", end="\n\n")
-    return load_openp5(folder), notes
+    for step, dropped in notes.items():
+        print(f"{dropped:>12,} interactions dropped: {step}")
+    if lost := len(own.keys() - set(table["item"])):
+        print(f"{lost:>12,} texts dropped: of items without interactions")
+        if lost == len(own):
+            ids = f"{args.texts} has {next(iter(own))!r}, the interactions have {table['item'].iloc[0]!r}"
+            print(f"warning: no text is of an item of the interactions, their ids differ: {ids}")
+    return load_openp5(folder)
+
+
+def add_profile(dataset: Dataset, profile: str, root: Path) -> None:
+    """Write a profile for the dataset below `root` unless there is one, and say what comes next."""
+    folder, path = f"openp5/{dataset.name}", _short(profile_path(profile))
+    try:
+        written = write_profile(dataset, profile, folder)
+    except TooSmall as error:
+        print(f"no profile is written, the data are too small: {error}")
+        return
+    if written:
+        params = load_params(profile)
+        print(f"wrote {path}, sizes scaled to the data: about {minutes(Sizes.of(dataset), params)} on two cores")
+    else:
+        print(f"{path} is there already, and is left as it is; --profile NAME writes another")
+        try:
+            params = load_params(profile)
+        except ParamsError as error:
+            print(f"warning: it is no valid profile: {error}")
+            return
+        if params.data.folder != folder:
+            print(f"warning: it reads {params.data.folder or 'the toy world'}, not {folder}: use --profile")
+            return
+    if params.data.templates == TEMPLATES and not (root / TEMPLATES).exists():
+        try:
+            print(f"OpenP5's prompts are in {fetch(PROMPT_FILE, root / 'openp5')}")
+        except DataError as error:
+            print(f"warning: {error}\nwarning: without them, leave out data.templates in {path}: ours take their place")
+    print(f"next: {next_command(profile, root)}")
+
+
+def next_command(profile: str, root: Path) -> str:
+    """The command that studies a profile of the data folder `root`, for a shell."""
+    if not (profiles.ROOT / "Makefile").is_file():
+        return (
+            f"ilm_lib.load_params({profile!r}) in Python, or `make study PROFILE={profile}` in a checkout of the study"
+        )
+    place = "" if Path.cwd() == profiles.ROOT else f" -C {shlex.quote(str(profiles.ROOT))}"
+    default = profiles.ROOT / "data"
+    data = "" if root.resolve() == default.resolve() else f"ILM_DATA_DIR={shlex.quote(str(root.resolve()))} "
+    return f"{data}make{place} study PROFILE={shlex.quote(profile)}"
+
+
+def _short(path: Path) -> Path:
+    """The path from here, where it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _raw_file(file: str, folder: Path) -> Path:

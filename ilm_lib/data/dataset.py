@@ -6,15 +6,14 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 
-Split = Literal["dev", "test"]
+from ilm_lib.data.splits import HELD_OUT, Split
 
-HELD_OUT = {"dev": 2, "test": 1}  # items at the end of a sequence that the split may not see
 TEXT_FIELDS = ("title", "genres", "brand", "categories", "overview", "description", "tags")
 ARRAYS = ("sequences", "offsets", "user_index", "item_index")
 
@@ -46,7 +45,7 @@ class Dataset:
         with open(folder / "texts.jsonl", encoding="utf-8") as file:
             texts = [json.loads(line) for line in file]
         # Copy on write: PyTorch warns of arrays that cannot be written to, and the files stay as they are.
-        arrays = {a: np.asarray(np.load(folder / f"{a}.npy", mmap_mode="c")) for a in ARRAYS}
+        arrays: dict[str, Any] = {a: np.asarray(np.load(folder / f"{a}.npy", mmap_mode="c")) for a in ARRAYS}
         return cls(**json.loads((folder / "dataset.json").read_text(encoding="utf-8")), texts=texts, **arrays)
 
     def save(self, folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pooch
 from requests.exceptions import RequestException
 
-from .openp5 import DataError
+from ilm_lib.data.openp5 import DataError
 
 TIMEOUT = 30.0  # seconds to connect, and between two pieces of an answer
 
@@ -27,6 +27,11 @@ MOVIELENS = (
 AMAZON = (
     "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/",
     "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/",
+)
+# The commit is part of the address, so that the file cannot change.
+OPENP5 = (
+    "https://raw.githubusercontent.com/agiresearch/OpenP5/7f110389cd5ab51820e29e94a44b6db83df243fb/",
+    "https://cdn.jsdelivr.net/gh/agiresearch/OpenP5@7f110389cd5ab51820e29e94a44b6db83df243fb/",
 )
 AMAZON_REVIEWS = (*AMAZON, "https://jmcauley.ucsd.edu/data/amazon/categoryFilesSmall/")
 
@@ -43,6 +48,8 @@ class RawFile:
     sha256: str | None
 
 
+PROMPT_FILE = "prompt.txt"  # OpenP5's prompt templates
+
 DATASETS: dict[str, tuple[str, ...]] = {
     "ML100K": ("ml-100k.zip",),
     "ML1M": ("ml-1m.zip",),
@@ -54,15 +61,10 @@ DATASETS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 FILES: dict[str, RawFile] = {
-    "ml-100k.zip": RawFile(
-        MOVIELENS, "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
-    ),
-    "ml-1m.zip": RawFile(
-        MOVIELENS, "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"
-    ),
-    "ml-latest-small.zip": RawFile(
-        MOVIELENS, "696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436"
-    ),
+    "ml-100k.zip": RawFile(MOVIELENS, "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"),
+    "ml-1m.zip": RawFile(MOVIELENS, "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"),
+    "ml-latest-small.zip": RawFile(MOVIELENS, "696d65a3dfceac7c45750ad32df2c259311949efec81f0f144fdfb91ebc9e436"),
+    PROMPT_FILE: RawFile(OPENP5, "7013729df846067007ce3d0ad71359b1d1008f654624ddf7d18239b4a1fa01e2"),
     # Amazon 2014: no SHA-256 is published.
     "reviews_Beauty_5.json.gz": RawFile(AMAZON_REVIEWS, None),
     "meta_Beauty.json.gz": RawFile(AMAZON, None),

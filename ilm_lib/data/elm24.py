@@ -9,8 +9,9 @@ model can be the teacher too (`teachers`): films, splits, neighbours and wording
 
 import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -34,9 +35,16 @@ class Task:
 TASKS = tuple(Task(name, inputs, prompts) for name, (inputs, _, prompts, _) in words.TASKS.items())
 
 
-def build_elm24(texts: list[dict], item_vectors: np.ndarray, *, seed: int = 0, test_fraction: float = 0.1,
-                rows_per_task: int | None = None, min_facts: int = 0,
-                teacher: Teacher | Literal["template"] = "template") -> pd.DataFrame:
+def build_elm24(
+    texts: list[dict],
+    item_vectors: np.ndarray,
+    *,
+    seed: int = 0,
+    test_fraction: float = 0.1,
+    rows_per_task: int | None = None,
+    min_facts: int = 0,
+    teacher: Teacher | Literal["template"] = "template",
+) -> pd.DataFrame:
     """One row per task and film, with answers by a teacher.
 
     texts: a record per film, any of the keys title, genres, overview, tags; a missing fact is left unsaid.
@@ -99,13 +107,17 @@ def build_elm24(texts: list[dict], item_vectors: np.ndarray, *, seed: int = 0, t
 
 def with_targets(table: pd.DataFrame, targets: Sequence[str | None], facts: Sequence["Facts"]) -> pd.DataFrame:
     """The rows with a teacher's texts, titles taken out; rows without a text are left out and counted."""
-    table["target"] = [text and unnamed(text, [facts[i] for i in (row.item, row.other) if i >= 0])
-                       for text, row in zip(targets, table.itertuples(), strict=True)]
+    table["target"] = [
+        text and unnamed(text, [facts[i] for i in (row.item, row.other) if i >= 0])
+        for text, row in zip(targets, table.itertuples(), strict=True)
+    ]
     kept = table.dropna(subset="target").reset_index(drop=True)
     for (task, split), part in table.groupby(["task", "split"], sort=False):
         if part["target"].isna().all():
-            raise ValueError(f"{part['teacher'].iloc[0]} gave no usable text for {task!r}, {split}: {len(part)} rows. "
-                             "Ask it one of the prompts by hand (a dry run prints them), or choose another teacher")
+            raise ValueError(
+                f"{part['teacher'].iloc[0]} gave no usable text for {task!r}, {split}: {len(part)} rows. "
+                "Ask it one of the prompts by hand (a dry run prints them), or choose another teacher"
+            )
     kept.attrs["left_out"] = len(table) - len(kept)
     return kept
 
@@ -121,14 +133,15 @@ def nearest_neighbours(vectors: np.ndarray, members: np.ndarray, chunk: int = 10
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     nearest = {}
     for start in range(0, len(members), chunk):  # the whole matrix would not fit for a large catalogue
-        cosine = unit[start:start + chunk] @ unit.T
-        here = np.arange(len(cosine))
-        cosine[here, start + here] = -np.inf
-        nearest.update(zip(members[start + here].tolist(), members[cosine.argmax(1)].tolist()))
+        cosine = unit[start : start + chunk] @ unit.T
+        row = np.arange(len(cosine))
+        cosine[row, start + row] = -np.inf
+        nearest.update(zip(members[start + row].tolist(), members[cosine.argmax(1)].tolist()))
     return nearest
 
 
 # ---- facts of a film ----
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -150,8 +163,10 @@ SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr
 # preposition up to the next function word or mark, or a phrase before "who" or "named".
 NOUNS = r"(?:a|an|the|his|her|their|its) [\w'-]+(?: [\w'-]+){0,2}?"
 STOP = "|".join(FUNCTION_WORDS)
-OBJECT = re.compile(rf"\b(?:of|in|on|at|to|for|from|by|with|into|aboard|against|about|among|beneath|behind) ({NOUNS})"
-                    rf"(?=[,.;:!?]|$| (?:{STOP})\b)")
+OBJECT = re.compile(
+    rf"\b(?:of|in|on|at|to|for|from|by|with|into|aboard|against|about|among|beneath|behind) ({NOUNS})"
+    rf"(?=[,.;:!?]|$| (?:{STOP})\b)"
+)
 SUBJECT = re.compile(rf"\b({NOUNS}) (?:who|whose|named|called)\b", re.IGNORECASE)
 
 
@@ -172,6 +187,7 @@ def read_facts(record: dict) -> Facts:
 
 
 # ---- the teacher ----
+
 
 def answer(task: Task, film: Facts, other: Facts | None, rng: np.random.Generator) -> str:
     """The template teacher's answer; `other` is given for pair and neighbour tasks."""
@@ -212,12 +228,16 @@ def phrases(film: Facts, rng: np.random.Generator) -> dict[str, str]:
     kind = " ".join(filter(None, (film.decade, listing(film.genres), "film")))
     tag = pick(film.tags, "")
     return {
-        "kind": kind, "a_kind": ("an " if kind[0] in "aeiou" else "a ") + kind,
-        "genres": listing(film.genres) or "unclassified", "genre": genre or "unclassified",
+        "kind": kind,
+        "a_kind": ("an " if kind[0] in "aeiou" else "a ") + kind,
+        "genres": listing(film.genres) or "unclassified",
+        "genre": genre or "unclassified",
         "era": f"the {film.decade}" if film.decade else "its day",
         "key": pick(film.keys, "its central story"),
         "tag": f'a "{tag}" flavour' if tag else "a style of its own",
-        "praise": praise, "flaw": flaw, "viewer": viewer,
+        "praise": praise,
+        "flaw": flaw,
+        "viewer": viewer,
     }
 
 
@@ -244,7 +264,7 @@ def cut(sentence: str, budget: int) -> str:
     """The first `budget` words at most, ending at a comma if one is near, never on a function word."""
     kept = sentence.split()[:budget]
     commas = [i + 1 for i, word in enumerate(kept) if word[-1] in ",;:" and i + 1 >= max(MIN_PLOT, budget // 2)]
-    kept = kept[:commas[-1]] if commas else kept
+    kept = kept[: commas[-1]] if commas else kept
     while len(kept) > 1 and kept[-1].lower() in FUNCTION_WORDS:
         kept.pop()
     return " ".join(kept).rstrip(",;:.!?-") + "."
@@ -256,7 +276,7 @@ def five_points(film: Facts, rng: np.random.Generator, *, positive: bool) -> str
     tag, key, genre = (str(rng.choice(o)).replace(",", "") if o else "" for o in (film.tags, film.keys, film.genres))
     special = [
         f'a {"welcome" if positive else "forced"} "{tag}" flavour' if tag else "",
-        f'{"strong" if positive else "poor"} use of {key}' if key else "",
+        f"{'strong' if positive else 'poor'} use of {key}" if key else "",
         " ".join(filter(None, ("true" if positive else "tired", film.decade, genre, "style"))) if genre else "",
     ]
     fitting = [words.GENRES.get(g, words.ANY_GENRE)[side] for g in film.genres]

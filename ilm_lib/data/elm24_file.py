@@ -1,7 +1,8 @@
 """Rows in the form of the ELM-24 tasks from a file of one's own."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,15 @@ Record = tuple[int, dict[str, Any]]  # line number, fields
 def load_elm(path: Path, num_items: int, test_fraction: float = 0.1, seed: int = 0) -> pd.DataFrame:
     """Rows as `elm24.build_elm24` gives them.
 
-    path: parquet (.parquet), else JSON lines, plain or .gz. Columns: task, item (row of the dataset's items, from 0),
-    prompt (with its literal `{film}`, and `{other}` for two films), target; optional: other (row of the second film,
-    -1 or null for none), split (train or test, for all rows or none), teacher (default: "file:" and the file's name).
+    Columns: task, item (row of the dataset's items, from 0), prompt (with its literal `{film}`, and `{other}` for two
+    films), target; optional: other (row of the second film, -1 or null for none), split (train or test, for all rows
+    or none), teacher (default: "file:" and the file's name).
+
+    Args:
+        path: parquet (.parquet), else JSON lines, plain or .gz.
+        num_items: of the dataset.
+        test_fraction: of the films, where the file has no splits.
+        seed: of that draw.
 
     Without splits the films, not rows, are split by the seed; rows of a film of each split are then left out, and
     counted in `attrs["left_out"]`.
@@ -35,8 +42,12 @@ def load_elm(path: Path, num_items: int, test_fraction: float = 0.1, seed: int =
         left_out = int(table["split"].isna().sum())
         table = table.dropna(subset="split")
     elif (absent := table["split"].isna()).any():
-        raise DataError(path, int(table["line"][absent].iloc[0]), "has no split, other rows have one",
-                        "Give a split to every row or to none")
+        raise DataError(
+            path,
+            int(table["line"][absent].iloc[0]),
+            "has no split, other rows have one",
+            "Give a split to every row or to none",
+        )
     _check_splits(path, table)
     table = table.drop(columns="line").reset_index(drop=True)
     if left_out:
@@ -82,17 +93,23 @@ def _checked(path: Path, line: int, record: dict[str, Any], num_items: int) -> t
         if name == "other" and value is None:
             value = -1
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        whole = whole or isinstance(value, float) and value.is_integer()  # a column with nulls is one of floats
+        whole = whole or (isinstance(value, float) and value.is_integer())  # a column with nulls is one of floats
         least = -1 if name == "other" else 0
         if not whole or not least <= value < num_items:
-            refuse(f"{name} is {value!r}, the dataset has {num_items} items",
-                   f"Give the row of an item, 0 to {num_items - 1}" + (", or -1 for none" if least else ""))
+            refuse(
+                f"{name} is {value!r}, the dataset has {num_items} items",
+                f"Give the row of an item, 0 to {num_items - 1}" + (", or -1 for none" if least else ""),
+            )
         films.append(int(value))
     if "{film}" not in prompt:
         refuse("the prompt has no {film}", "Write {film} where the film stands")
     if ("{other}" in prompt) != (films[1] >= 0):
-        refuse("the prompt has {other}, the row no other film" if films[1] < 0 else
-               "the row has another film, the prompt no {other}", "Give both or neither")
+        refuse(
+            "the prompt has {other}, the row no other film"
+            if films[1] < 0
+            else "the row has another film, the prompt no {other}",
+            "Give both or neither",
+        )
     split = record.get("split")
     if split not in (None, "train", "test"):
         refuse(f"split is {split!r}", "Write train or test")
@@ -104,8 +121,12 @@ def _draw_splits(path: Path, table: pd.DataFrame, test_fraction: float, seed: in
     films = np.array(sorted({*table["item"], *table["other"]} - {-1}))
     count = round(test_fraction * len(films))
     if not 0 < count < len(films):
-        raise DataError(path, None, f"{len(films)} films cannot be split with test_fraction {test_fraction}",
-                        "Add films or give each row a split")
+        raise DataError(
+            path,
+            None,
+            f"{len(films)} films cannot be split with test_fraction {test_fraction}",
+            "Add films or give each row a split",
+        )
     test = set(np.random.default_rng(seed).permutation(films)[:count].tolist())
     sides = [{film in test for film in pair if film >= 0} for pair in zip(table["item"], table["other"])]
     return [None if len(side) > 1 else "test" if True in side else "train" for side in sides]
@@ -117,8 +138,12 @@ def _check_splits(path: Path, table: pd.DataFrame) -> None:
         for film in (row.item, row.other):
             split, line = first.setdefault(film, (row.split, row.line))
             if film >= 0 and split != row.split:
-                raise DataError(path, row.line, f"film {film} is in {row.split} here and in {split} in line {line}",
-                                "Keep a film, in the roles of item and other, in one split")
+                raise DataError(
+                    path,
+                    row.line,
+                    f"film {film} is in {row.split} here and in {split} in line {line}",
+                    "Keep a film, in the roles of item and other, in one split",
+                )
     for split in ("train", "test"):
         if split not in set(table["split"]):
             raise DataError(path, None, f"no row is in {split}", "Give some films' rows to each split")

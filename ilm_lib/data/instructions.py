@@ -2,8 +2,9 @@
 its placeholders, the facts of the films, the length, and the rule that the films stay unnamed."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Sequence
+from typing import Protocol
 
 from ilm_lib.data import elm24_words as words
 
@@ -30,7 +31,11 @@ class Teacher(Protocol):
 def instruct(task: str, prompt: str, film: dict, other: dict | None = None) -> str:
     """The instruction for a row.
 
-    Args: prompt: a wording with `{film}`, and `{other}` for two films. film, other: records of `build_elm24`.
+    Args:
+        task: its name.
+        prompt: a wording with `{film}`, and `{other}` for two films.
+        film: a record of `build_elm24`.
+        other: the record of a second film.
     """
     films = [film] if other is None else [film, other]
     names = [title(record) or unknown for record, unknown in zip(films, ("an untitled film", "another untitled film"))]
@@ -38,10 +43,15 @@ def instruct(task: str, prompt: str, film: dict, other: dict | None = None) -> s
     form = f"one paragraph of at most {words.TASKS[task][1]} words"
     if task in ("five pos char.", "five neg char."):
         form = "exactly five points of two to six words each, on one line with commas between them"
-    unnamed = ("Do not name the film." if other is None else
-               "Do not name the films; call them the first film and the second film.")
-    return (f"{prompt.format(film=names[0], other=names[-1])}\n\nFacts:\n{facts}\n\n"
-            f"Write {form}, in plain text, and nothing else. {unnamed}")
+    unnamed = (
+        "Do not name the film."
+        if other is None
+        else "Do not name the films; call them the first film and the second film."
+    )
+    return (
+        f"{prompt.format(film=names[0], other=names[-1])}\n\nFacts:\n{facts}\n\n"
+        f"Write {form}, in plain text, and nothing else. {unnamed}"
+    )
 
 
 def title(record: dict) -> str:

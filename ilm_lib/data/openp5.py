@@ -18,16 +18,17 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO, Callable, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .dataset import TEXT_FIELDS, Dataset
+from ilm_lib.data.dataset import TEXT_FIELDS, Dataset
 
 FIRST_USER, FIRST_ITEM = 1, 1001  # where OpenP5's numbering starts
 MIN_ITEMS = 3  # one for training, dev and test each
@@ -42,9 +43,7 @@ class DataError(ValueError):
         super().__init__(f"{where}: {wrong}. {remedy}.")
 
 
-def load_openp5(
-    folder: Path, *, name: str | None = None, index_seed: int = 0, cache: Path | None = None
-) -> Dataset:
+def load_openp5(folder: Path, *, name: str | None = None, index_seed: int = 0, cache: Path | None = None) -> Dataset:
     """Read a dataset in OpenP5's form; `name` defaults to the folder's name.
 
     Without user_indexing.txt users are numbered from 1 in file order; without
@@ -100,8 +99,12 @@ def _load(folder: Path, name: str, index_seed: int, file: BinaryIO) -> Dataset:
     item_number = {i: FIRST_ITEM + n for i, n in zip(found.items, shuffled, strict=True)}
     if (index := folder / "item_random_indexing.txt").exists():
         item_number = _read_index(index, lines(index.name))
-    check("item", found.items, item_number,
-          lambda code: user_lines[np.searchsorted(offsets, np.argmax(codes == code), side="right") - 1])
+    check(
+        "item",
+        found.items,
+        item_number,
+        lambda code: user_lines[np.searchsorted(offsets, np.argmax(codes == code), side="right") - 1],
+    )
 
     items = sorted(found.items, key=item_number.__getitem__)
     row = {item: r for r, item in enumerate(items)}
@@ -238,8 +241,9 @@ def _read_sequences(path: Path, out: BinaryIO) -> _Sequences:
     if not line_of:
         raise _empty(path)
     out.flush()
-    return _Sequences(line_of, np.concatenate(lengths), known.to_pylist(), repeated,
-                      lines_before - len(line_of), checksum.hexdigest())
+    return _Sequences(
+        line_of, np.concatenate(lengths), known.to_pylist(), repeated, lines_before - len(line_of), checksum.hexdigest()
+    )
 
 
 def _read_index(path: Path, lines: list[tuple[int, str]]) -> dict[str, int]:

@@ -1,8 +1,7 @@
 """From a raw table of interactions to the OpenP5 form: time order, k-core, files.
 
-OpenP5 sorts by time with an unstable sort, so its order among equal timestamps is arbitrary,
-and its item numbers are one random draw. Neither can be had again from the raw files: for users
-whose last ratings share a timestamp the held-out items here may differ from OpenP5's.
+OpenP5's item numbers are one random draw, which cannot be had again from the raw files; nor can its order of equal
+timestamps (`time_order`).
 """
 
 from __future__ import annotations
@@ -17,13 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .openp5 import FIRST_ITEM, FIRST_USER, MIN_ITEMS, DataError
-from .raw import is_id
-
-
-def in_time_order(interactions: pd.DataFrame) -> pd.DataFrame:
-    """Sorted by timestamp; equal ones stay in the order of the rows."""
-    return interactions.sort_values("timestamp", kind="stable", ignore_index=True)
+from ilm_lib.data.openp5 import FIRST_ITEM, FIRST_USER, MIN_ITEMS, DataError
+from ilm_lib.data.raw import is_id
+from ilm_lib.data.time_order import in_time_order
 
 
 def k_core(interactions: pd.DataFrame, k: int = 5) -> pd.DataFrame:
@@ -66,9 +61,7 @@ def prepare(interactions: pd.DataFrame, core: int = 5) -> tuple[pd.DataFrame, di
     return table, notes
 
 
-def write_openp5(
-    folder: Path, interactions: pd.DataFrame, texts: Mapping[str, dict], *, seed: int = 0
-) -> None:
+def write_openp5(folder: Path, interactions: pd.DataFrame, texts: Mapping[str, dict], *, seed: int = 0) -> None:
     """Write a table and its item texts as a dataset folder; equal input gives equal bytes.
 
     Sequences are in order of (timestamp, row). Users stand in the order of their first
@@ -104,8 +97,10 @@ def write_openp5(
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        _write(partial / "user_sequence.txt",
-               (" ".join([u, *names[end - n : end]]) for u, n, end in zip(users, lengths, ends)))
+        _write(
+            partial / "user_sequence.txt",
+            (" ".join([u, *names[end - n : end]]) for u, n, end in zip(users, lengths, ends)),
+        )
         _write(partial / "user_indexing.txt", (f"{u} {n}" for n, u in enumerate(users, FIRST_USER)))
         by_number = sorted(zip(numbers.tolist(), ids, strict=True))
         _write(partial / "item_random_indexing.txt", (f"{i} {n}" for n, i in by_number))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import difflib
 import gzip
 import html
 import io
@@ -28,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .openp5 import DataError, _read_texts, read_lines
+from ilm_lib.data.openp5 import DataError, _read_texts, read_lines
 
 Row = tuple[int, str, str, str | int]  # line number, user, item, timestamp
 Texts = dict[str, dict]  # raw item id -> record
@@ -173,6 +174,7 @@ def read_amazon_reviews(path: Path) -> pd.DataFrame:
 
     Raises DataError for a damaged file and for a malformed line.
     """
+
     def rows() -> Iterator[Row]:
         for n, line in _gzip_lines(path):
             try:
@@ -249,9 +251,10 @@ def _gzip_lines(path: Path) -> Iterator[tuple[int, str]]:
 def read_csv(path: Path) -> pd.DataFrame:
     """Interactions of a CSV (UTF-8) whose header names user, item and timestamp.
 
-    Other columns are ignored; a timestamp is a whole number in any unit.
+    Other columns are ignored; a timestamp is a whole number in any unit. Commas part the fields, or the semicolons or
+    tabs of a header that has no comma.
 
-    Raises DataError for a missing file or column and for a malformed line.
+    Raises DataError for a missing or empty file, a missing column and a malformed line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -261,7 +264,11 @@ def read_csv(path: Path) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(path, line, "is not UTF-8", "Save the file as UTF-8") from None
-    return _table(path, _csv_rows(path, text, COLUMNS))
+    if not text.strip():
+        raise DataError(path, None, "is empty", f"Write the header {','.join(COLUMNS)} and a line an interaction")
+    header = text.partition("\n")[0]
+    delimiter = next((d for d in ",;\t" if d in header), ",")
+    return _table(path, _csv_rows(path, text, COLUMNS, delimiter))
 
 
 def read_texts(path: Path) -> Texts:
@@ -273,12 +280,14 @@ def read_texts(path: Path) -> Texts:
     return {i: {f: v for f, v in r.items() if f not in ("id", "asin")} for i, r in records.items()}
 
 
-def _csv_rows(path: Path, text: str, columns: tuple[str, ...]) -> Iterator[tuple]:
+def _csv_rows(path: Path, text: str, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[tuple]:
     """(line number, the fields of `columns`) of each row that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     header = [name.strip() for name in next(reader, [])]
     if missing := [name for name in columns if name not in header]:
-        wrong = f"header {','.join(header)!r} lacks {', '.join(missing)}"
+        meant = [(c[0], name) for name in missing if (c := difflib.get_close_matches(name, header, 1, 0.5))]
+        hint = f" (is {meant[0][0]!r} meant for {meant[0][1]!r}?)" if meant else ""
+        wrong = f"header {','.join(header)!r} lacks {', '.join(missing)}{hint}"
         raise DataError(path, 1, wrong, f"Name the columns {','.join(columns)} in the first line")
     pick = itemgetter(*map(header.index, columns))
     try:
@@ -324,7 +333,7 @@ def _table(path: Path, rows: Iterable[Row]) -> pd.DataFrame:
                 if not is_id(raw_id):
                     wrong = f"{raw_id!r} is no {kind} id"
                     raise DataError(path, line, wrong, "Write ids as text without blanks") from None
-            wrong, remedy = f"{time!r} is no timestamp", "Write whole seconds, as 964982703"
+            wrong, remedy = f"{time!r} is no timestamp", "Write whole numbers, as 964982703, without decimals or dates"
             raise DataError(path, line, wrong, remedy) from None
     if not times:
         raise DataError(path, None, "holds no interactions", "Write at least one line of them")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import torch
 
-from ilm_lib.backbone import context_length, load_backbone
 from ilm_lib.data.teachers import MAX_TOKENS, LanguageModelTeacher, TeacherError
-from ilm_lib.training import device
+from ilm_lib.devices import device
+from ilm_lib.model.backbone import context_length, load_backbone
 
 
 class HFTeacher(LanguageModelTeacher):
@@ -17,7 +18,8 @@ class HFTeacher(LanguageModelTeacher):
 
     Args:
         model: folder or name, safetensors only. Its chat template is applied where its tokenizer has one.
-        answers: file of answers, resumable after every batch. max_tokens: limit of an answer.
+        answers: file of answers, resumable after every batch.
+        max_tokens: limit of an answer.
         batch_size: prompts at once.
     """
 
@@ -36,8 +38,10 @@ class HFTeacher(LanguageModelTeacher):
                 llm, tokenizer = load_backbone(self.model)
             except (OSError, ValueError) as error:
                 reason = str(error).partition("\n")[0].rstrip(".")
-                raise TeacherError(f"elm24.teacher_model {self.model!r} cannot be loaded: {reason}. "
-                                   "Give a folder with config.json, *.safetensors and the tokenizer") from None
+                raise TeacherError(
+                    f"elm24.teacher_model {self.model!r} cannot be loaded: {reason}. "
+                    "Give a folder with config.json, *.safetensors and the tokenizer"
+                ) from None
             self._loaded = llm.to(device()), tokenizer
         return self._loaded
 
@@ -47,8 +51,12 @@ class HFTeacher(LanguageModelTeacher):
         if not tokenizer.chat_template:
             return f"Instruction: {instruction}\nAnswer:"
         # Models that can think aloud would spend the whole answer on it; other templates ignore the switch.
-        return tokenizer.apply_chat_template([{"role": "user", "content": instruction}], tokenize=False,
-                                             add_generation_prompt=True, enable_thinking=False)
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": instruction}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
 
     @torch.no_grad()
     def ask(self, instructions: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -58,19 +66,28 @@ class HFTeacher(LanguageModelTeacher):
         ids = [tokenizer(self.prompt(text), add_special_tokens=not chat)["input_ids"] for text in instructions]
         room = context_length(llm) - self.max_tokens
         if (longest := max(map(len, ids))) > room:
-            raise TeacherError(f"{self.name} reads {context_length(llm)} tokens, and a prompt of {longest} leaves less "
-                               f"than {self.max_tokens} for the answer. Choose a model with a longer context")
+            raise TeacherError(
+                f"{self.name} reads {context_length(llm)} tokens, and a prompt of {longest} leaves less "
+                f"than {self.max_tokens} for the answer. Choose a model with a longer context"
+            )
         # Like lengths together, longest first: if the memory is too small, it shows at once.
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         for start in range(0, len(order), self.batch_size):
-            chosen = order[start:start + self.batch_size]
+            chosen = order[start : start + self.batch_size]
             width = len(ids[chosen[0]])
             padded = [[tokenizer.pad_token_id] * (width - len(ids[i])) + ids[i] for i in chosen]
             mask = [[0] * (width - len(ids[i])) + [1] * len(ids[i]) for i in chosen]
-            out = llm.generate(input_ids=torch.tensor(padded, device=llm.device),
-                               attention_mask=torch.tensor(mask, device=llm.device),
-                               max_new_tokens=self.max_tokens, pad_token_id=tokenizer.pad_token_id,
-                               do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None)
+            out = llm.generate(
+                input_ids=torch.tensor(padded, device=llm.device),
+                attention_mask=torch.tensor(mask, device=llm.device),
+                max_new_tokens=self.max_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+                do_sample=False,
+                num_beams=1,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+            )
             for i, new in zip(chosen, out[:, width:]):
                 text = tokenizer.decode(new, skip_special_tokens=True)
                 # Without a template a model may go on with an instruction of its own.

@@ -6,10 +6,11 @@ import os
 import random
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import requests
 
@@ -17,30 +18,48 @@ from ilm_lib.data.teachers import MAX_TOKENS, LanguageModelTeacher, TeacherError
 
 RETRIED = (408, 429)  # and 500 and above
 MAX_WAIT = 600.0  # seconds; a server that asks for more is better asked tomorrow
-CHECKS = {401: "the key", 403: "the key and what it may be used for", 404: "that the URL ends as the server wants it, "
-          "mostly in /v1, and that the model has this name there"}
+CHECKS = {
+    401: "the key",
+    403: "the key and what it may be used for",
+    404: "that the URL ends as the server wants it, mostly in /v1, and that the model has this name there",
+}
 
 
 class OpenAITeacher(LanguageModelTeacher):
     """Answers at temperature 0 from POST {url}/chat/completions, several requests at a time.
 
     Args:
-        url: e.g. http://localhost:8000/v1. model: its name there. answers: file of answers.
+        url: e.g. http://localhost:8000/v1.
+        model: its name there.
+        answers: file of answers.
         key_env: the name of the environment variable with the API key; unset or None: none is sent. The key itself
             is neither stored nor shown.
-        concurrency: requests at a time. timeout: seconds to wait for an answer.
+        concurrency: requests at a time.
+        timeout: seconds to wait for an answer.
         tries: of a request, on 408, 429, 5xx and failed connections, with waits of `backoff` seconds, doubled each
             time, or what the server says in Retry-After if that is longer.
     """
 
-    def __init__(self, url: str, model: str, answers: Path, *, key_env: str | None = "OPENAI_API_KEY",
-                 max_tokens: int = MAX_TOKENS, concurrency: int = 8, timeout: float = 120.0, tries: int = 6,
-                 backoff: float = 1.0):
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        answers: Path,
+        *,
+        key_env: str | None = "OPENAI_API_KEY",
+        max_tokens: int = MAX_TOKENS,
+        concurrency: int = 8,
+        timeout: float = 120.0,
+        tries: int = 6,
+        backoff: float = 1.0,
+    ):
         super().__init__("openai", model, answers, max_tokens)
         self.name = f"openai:{model}"  # a folder of that name here is not the model there
         if key_env and not key_env.isidentifier():  # most likely the key itself: do not show it
-            raise TeacherError("elm24.teacher_key_env is the name of an environment variable, not the key; "
-                               "set the variable and give its name, e.g. OPENAI_API_KEY")
+            raise TeacherError(
+                "elm24.teacher_key_env is the name of an environment variable, not the key; "
+                "set the variable and give its name, e.g. OPENAI_API_KEY"
+            )
         self.url, self.key_env = url.rstrip("/"), key_env
         self.concurrency, self.timeout, self.tries, self.backoff = concurrency, timeout, tries, backoff
         self._local = threading.local()
@@ -48,13 +67,16 @@ class OpenAITeacher(LanguageModelTeacher):
     def ask(self, instructions: Sequence[str]) -> Iterator[tuple[int, str]]:
         stop, failure = threading.Event(), None
         with ThreadPoolExecutor(self.concurrency) as pool:
-            futures = {pool.submit(self._answer, text, stop): i for i, text in enumerate(instructions)}
+            futures = {pool.submit(self._answer_unless, stop, text): i for i, text in enumerate(instructions)}
             try:
                 # After a failure nothing new is sent, but answers on their way are kept.
                 for future in as_completed(futures):
                     if future.cancelled():
                         continue
-                    if error := future.exception():
+                    error = future.exception()
+                    if isinstance(error, CancelledError):
+                        continue
+                    if error:
                         failure = failure or error
                         _stop(stop, futures)
                     else:
@@ -64,15 +86,30 @@ class OpenAITeacher(LanguageModelTeacher):
         if failure:
             raise failure
 
+    def _answer_unless(self, stop: threading.Event, instruction: str) -> str:
+        """`_answer`, unless another request has failed; whoever fails stops the others at once."""
+        if stop.is_set():
+            raise CancelledError
+        try:
+            return self._answer(instruction, stop)
+        except Exception:
+            stop.set()
+            raise
+
     def _answer(self, instruction: str, stop: threading.Event) -> str:
-        body = {"model": self.model, "messages": [{"role": "user", "content": instruction}],
-                "max_tokens": self.max_tokens, "temperature": 0}
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": instruction}],
+            "max_tokens": self.max_tokens,
+            "temperature": 0,
+        }
         wait = self.backoff
         for attempt in range(1, self.tries + 1):
             asked_for = 0.0
             try:
-                response = self._session().post(f"{self.url}/chat/completions", json=body, auth=self._sign,
-                                                timeout=(10, self.timeout))
+                response = self._session().post(
+                    f"{self.url}/chat/completions", json=body, auth=self._sign, timeout=(10, self.timeout)
+                )
                 if response.ok:
                     return self._content(response)
                 wrong = f"HTTP {response.status_code}: {self._said(response)}"
@@ -108,8 +145,10 @@ class OpenAITeacher(LanguageModelTeacher):
         try:
             return response.json()["choices"][0]["message"].get("content") or ""
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise self._error(f"an answer without choices: {self._hidden(response.text[:200])!r}",
-                              "that the server speaks the OpenAI chat protocol") from None
+            raise self._error(
+                f"an answer without choices: {self._hidden(response.text[:200])!r}",
+                "that the server speaks the OpenAI chat protocol",
+            ) from None
 
     def _said(self, response: requests.Response) -> str:
         """The server's message, in the forms that OpenAI, vLLM and llama.cpp give it."""
@@ -128,8 +167,9 @@ class OpenAITeacher(LanguageModelTeacher):
         key = "none is set" if not self._key() else "it is sent"
         if check.startswith("the key"):
             check += f", from the environment variable {self.key_env}: {key}" if self.key_env else ": none is sent"
-        return TeacherError(f"{self.url}, model {self.model!r}: {wrong}. Check {check}. "
-                            "Answers so far are kept; run again to go on")
+        return TeacherError(
+            f"{self.url}, model {self.model!r}: {wrong}. Check {check}. Answers so far are kept; run again to go on"
+        )
 
 
 def _stop(stop: threading.Event, futures: dict) -> None:

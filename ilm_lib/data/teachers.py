@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
 
 from filelock import FileLock
 
@@ -37,8 +37,9 @@ class LanguageModelTeacher:
     """A teacher that keeps its answers; a subclass says how to ask.
 
     Args:
-        kind, model: what is asked. The model's name is part of an answer's key: after a change of the weights under
-            an old name delete the file of answers.
+        kind: of what is asked, for the column `teacher`.
+        model: what is asked. Its name is part of an answer's key: after a change of the weights under an old name
+            delete the file of answers.
         answers: JSON lines {"key", "text"}, made when there is something to keep. Two processes may share it: the
             second waits for the first and asks for the rest.
         max_tokens: limit of an answer.
@@ -134,6 +135,7 @@ def clean(answer: str) -> str | None:
 
 # ---- dry run ----
 
+
 class DryRun:
     """Stands in for a teacher: takes down what would be asked."""
 
@@ -145,11 +147,13 @@ class DryRun:
         return [r.instruction for r in requests]
 
 
-def dry_run(requests: Sequence[Request], teacher: Teacher | str = "template",
-            count: Callable[[str], int] | None = None) -> str:
+def dry_run(
+    requests: Sequence[Request], teacher: Teacher | str = "template", count: Callable[[str], int] | None = None
+) -> str:
     """What asking would take, in words: prompts, tokens, and an instruction of a task about one film and about two.
 
-    Args: count: tokens of a text; default: 1.3 for each word.
+    Args:
+        count: tokens of a text; None: 1.3 for each word.
     """
     asked = list(dict.fromkeys(r.instruction for r in requests))
     todo = asked

@@ -14,15 +14,12 @@ from pathlib import Path
 from string import Formatter
 from typing import Literal, get_args
 
-from .openp5 import DataError, read_lines
+from ilm_lib.data.openp5 import DataError, read_lines
+from ilm_lib.settings import Wording
 
 Task = Literal["sequential", "straightforward"]
-Prompt = Literal["seen", "unseen"]
 
-SOURCE_FIELDS = {
-    "sequential": {"dataset", "user_id", "history"},
-    "straightforward": {"dataset", "user_id"},
-}
+SOURCE_FIELDS = {"sequential": {"dataset", "user_id", "history"}, "straightforward": {"dataset", "user_id"}}
 TARGET_FIELDS = {"dataset", "target"}
 
 
@@ -32,7 +29,7 @@ class Template:
     is the answer; straightforward sources have no history."""
 
     task: Task
-    prompt: Prompt
+    wording: Wording
     source: str
     target: str
 
@@ -42,11 +39,11 @@ def load_templates(path: Path) -> list[Template]:
     return [_parse(Path(path), n, line) for n, line in read_lines(Path(path))[0]]
 
 
-def select(templates: Iterable[Template], task: Task, prompt: Prompt) -> list[Template]:
-    """Those of the task and prompt, in order; ValueError if there are none."""
-    found = [t for t in templates if (t.task, t.prompt) == (task, prompt)]
+def select(templates: Iterable[Template], task: Task, wording: Wording) -> list[Template]:
+    """Those of the task and wording, in order; ValueError if there are none."""
+    found = [t for t in templates if (t.task, t.wording) == (task, wording)]
     if not found:
-        raise ValueError(f"no {prompt} template for the task {task!r}")
+        raise ValueError(f"no {wording} template for the task {task!r}")
     return found
 
 
@@ -57,15 +54,12 @@ def _parse(path: Path, n: int, line: str) -> Template:
     if len(fields) != 4:
         wrong = f"{len(fields)} fields separated by ';' instead of 4"
         raise DataError(path, n, wrong, "Write: task; seen or unseen; source; target")
-    task, prompt, source, target = fields
+    task, wording, source, target = fields
     if task not in SOURCE_FIELDS:
         raise DataError(path, n, f"unknown task {task!r}", f"Use one of {', '.join(SOURCE_FIELDS)}")
-    if prompt not in get_args(Prompt):
-        raise DataError(path, n, f"{prompt!r} is neither seen nor unseen", "Write one of the two")
-    for name, text, wanted in (
-        ("source", source, SOURCE_FIELDS[task]),
-        ("target", target, TARGET_FIELDS),
-    ):
+    if wording not in get_args(Wording):
+        raise DataError(path, n, f"{wording!r} is neither seen nor unseen", "Write one of the two")
+    for name, text, wanted in (("source", source, SOURCE_FIELDS[task]), ("target", target, TARGET_FIELDS)):
         try:
             present = {field for _, field, _, _ in Formatter().parse(text) if field is not None}
         except ValueError as error:
@@ -73,7 +67,7 @@ def _parse(path: Path, n: int, line: str) -> Template:
         if present != wanted:
             wrong = f"placeholders of the {name} are {sorted(present)}"
             raise DataError(path, n, wrong, f"A {task} {name} has {sorted(wanted)}")
-    return Template(task, prompt, source, target)
+    return Template(task, wording, source, target)
 
 
 _SEQUENTIAL = (

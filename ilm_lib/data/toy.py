@@ -73,8 +73,10 @@ def make_toy_world(folder: Path, *, num_items: int = 300, num_users: int = 1000,
     user_ids = draw_ids(rng_ids, num_users)
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_lines(folder / "user_sequence.txt",
-                (" ".join([user, *(item_ids[i] for i in seq)]) for user, seq in zip(user_ids, sequences)))
+    write_lines(
+        folder / "user_sequence.txt",
+        (" ".join([user, *(item_ids[i] for i in seq)]) for user, seq in zip(user_ids, sequences)),
+    )
     write_lines(folder / "user_indexing.txt", (f"{user} {k}" for k, user in enumerate(user_ids, 1)))
     order = rng_ids.permutation(num_items)
     write_lines(folder / "item_random_indexing.txt", (f"{item_ids[i]} {k}" for k, i in enumerate(order, 1001)))
@@ -132,8 +134,10 @@ def draw_views(rng: np.random.Generator, films: Films, num_users: int) -> tuple[
     """Sequences of film rows, and the score matrix (num_users, n) at each user's last step."""
     blocks = trait_blocks(films)
     traits = np.hstack(list(blocks.values()))
-    scale = {name: np.concatenate([np.full(block.shape[1], strength[name]) for name, block in blocks.items()])
-             for name, strength in (("taste", TASTE), ("pull", PULL))}
+    scale = {
+        name: np.concatenate([np.full(block.shape[1], strength[name]) for name, block in blocks.items()])
+        for name, strength in (("taste", TASTE), ("pull", PULL))
+    }
     # What a film pulls the viewer towards. The hidden block is rolled, so that A then B is not B then A.
     target = np.hstack([np.roll(b, 1, axis=1) if name == "hidden" else b for name, b in blocks.items()])
 
@@ -175,12 +179,14 @@ def draw_texts(rng: np.random.Generator, films: Films) -> list[dict]:
         tags = [pick(mood_tags)] if rng.random() < 0.6 else []
         tags += [motif_tag] if rng.random() < 0.5 else []
         tags += [pick(words.PRODUCTION_TAGS)] if rng.random() < 0.5 else []
-        texts.append({
-            "title": f"{name} ({films.year[i]})",
-            "genres": genres,
-            "overview": overview(rng, genres, pick(places), pick(adjectives), pick(images)),
-            "tags": tags,
-        })
+        texts.append(
+            {
+                "title": f"{name} ({films.year[i]})",
+                "genres": genres,
+                "overview": overview(rng, genres, pick(places), pick(adjectives), pick(images)),
+                "tags": tags,
+            }
+        )
     return texts
 
 
@@ -194,10 +200,20 @@ def overview(rng: np.random.Generator, genres: list[str], place: str, adjective:
     pick = lambda options: options[rng.integers(len(options))]
     plot = lambda kind: pick(words.GENRES[pick(genres)][kind])
     role, name, companion = with_article(plot("roles")), pick(words.NAMES), pick(words.COMPANIONS)
-    slots = {"role": role, "Role": role[0].upper() + role[1:], "name": name, "place": place, "goal": plot("goals"),
-             "event": plot("events"), "secret": plot("secrets"), "companion": companion,
-             "the_companion": "the " + companion.split(" ", 1)[1], "adj": adjective,
-             "adj_a": with_article(adjective), "image": image}
+    slots = {
+        "role": role,
+        "Role": role[0].upper() + role[1:],
+        "name": name,
+        "place": place,
+        "goal": plot("goals"),
+        "event": plot("events"),
+        "secret": plot("secrets"),
+        "companion": companion,
+        "the_companion": "the " + companion.split(" ", 1)[1],
+        "adj": adjective,
+        "adj_a": with_article(adjective),
+        "image": image,
+    }
     frames = pick(words.SETUPS).split("|")
     frames.append(pick(words.CONFLICTS))
     if len(frames) == 2 and rng.random() < 0.6:

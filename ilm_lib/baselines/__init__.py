@@ -1,0 +1,1 @@
+"""What the LLM is measured against: factorisation, SASRec, popularity."""

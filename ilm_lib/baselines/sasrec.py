@@ -1,0 +1,164 @@
+"""SASRec: what a small transformer over item ids alone finds, without language and without user vectors.
+
+The causal transformer of Kang and McAuley (arXiv 1808.09781), trained with cross entropy over all items in place of
+one sampled negative, which is most of what later models gained over it (Klenitskiy and Vasilev, arXiv 2309.07602;
+Petrov and Macdonald, arXiv 2308.07192). The network is GPT-2's with items for tokens: learned positions, layer norm
+before every block, and one table of items for input and output, so that the score of item i is h . e_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from ilm_lib.baselines.cf import top_k
+from ilm_lib.data import Dataset
+from ilm_lib.devices import device
+from ilm_lib.metrics import ranking_metrics
+from ilm_lib.model.backbone import LanguageModel, attention_implementation
+from ilm_lib.model.packing import pack_rows
+from ilm_lib.model.prompts import Batch, token_places
+from ilm_lib.settings import SASRec
+from ilm_lib.train.loop import drawn_batches, fit
+
+
+def new_sasrec(num_items: int, params: SASRec) -> GPT2LMHeadModel:
+    """The network with fresh weights. It reads `max_length` items; one place more, in training, is only predicted."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=num_items,
+            n_positions=params.max_length + 1,
+            n_embd=params.width,
+            n_layer=params.layers,
+            n_head=params.heads,
+            embd_pdrop=params.dropout,
+            attn_pdrop=params.dropout,
+            resid_pdrop=params.dropout,
+            bos_token_id=None,
+            eos_token_id=None,
+            attn_implementation=attention_implementation(),
+        )
+    )
+
+
+def load_sasrec(folder: Path) -> GPT2LMHeadModel:
+    """What `save_pretrained` left in a folder, for evaluation."""
+    return GPT2LMHeadModel.from_pretrained(folder, attn_implementation=attention_implementation()).eval()
+
+
+def train_sasrec(
+    data: Dataset, params: SASRec, *, seed: int, state: Path | None = None
+) -> tuple[GPT2LMHeadModel, pd.DataFrame]:
+    """Train on the training sequences; the weights with the best NDCG@10 on the dev items are kept.
+
+    On dev the history is excluded: a user does not have an item twice in the data sets at hand, so places that the
+    history takes tell nothing of the next item.
+
+    Args:
+        state: file for resumable state.
+
+    Returns:
+        the model on the CPU and the log of `loop.fit`.
+
+    Raises:
+        ValueError: no user has two training items.
+    """
+    torch.manual_seed(seed)
+    model = new_sasrec(data.num_items, params).to(device())
+    users = np.sort(np.random.default_rng(0).permutation(data.num_users)[: params.dev_users])
+    target = data.dev_targets()[users]
+
+    def evaluate(reader: LanguageModel, step: int) -> dict[str, float]:
+        metrics = ranking_metrics(sasrec_top_k(reader.llm, data, "dev", 10, exclude=True, users=users), target)
+        return {f"dev {name}": float(values.mean()) for name, values in metrics.items()}
+
+    log = fit(
+        LanguageModel(model),
+        list(model.parameters()),
+        lambda m, b: {"loss": m(b.to(device()))},
+        training_batches(data, params, seed),
+        params,
+        seed=seed,
+        evaluate=evaluate,
+        eval_every=params.eval_every,
+        keep_best="dev NDCG@10",
+        state=state,
+        label="SASRec",
+    )
+    return model.cpu().eval(), log
+
+
+def training_batches(data: Dataset, params: SASRec, seed: int) -> Callable[[int], Batch]:
+    """Batches for `loop.fit`: distinct users, of each a random window of the training sequence.
+
+    A window is as long as the network reads, plus the target of its last place; a short sequence is its own window.
+    """
+    trainable = np.flatnonzero(np.diff(data.offsets) > 3)  # two items for training besides dev and test
+    if not len(trainable):
+        raise ValueError(f"{data.name}: no user has two training items, so there is no next item to learn")
+
+    def draw(rng: np.random.Generator, size: int) -> list[tuple[np.ndarray]]:
+        windows = []
+        for user in rng.choice(trainable, min(size, len(trainable)), replace=False):
+            sequence = data.train_sequence(user)
+            start = rng.integers(max(0, len(sequence) - params.max_length - 1) + 1)
+            windows.append((sequence[start : start + params.max_length + 1],))
+        return windows
+
+    return drawn_batches(draw, lambda windows: pack(windows, params.max_length + 1)[0], params.batch_size, seed)
+
+
+def pack(sequences: Sequence[np.ndarray], places: int) -> tuple[Batch, torch.Tensor]:
+    """Sequences as rows of a batch, several to a row where they are short; none sees another.
+
+    Args:
+        sequences: item rows.
+        places: positions of the network. Rows are no wider: padding has positions too.
+
+    Returns:
+        the batch, scored wherever an item follows, and (P,) where in its flattened (B, T) each sequence ends.
+    """
+    length = np.array(list(map(len, sequences)))
+    layout = pack_rows(length, lambda width: width <= places)
+    inside, flat = token_places(length, layout)
+    cells = np.zeros((3, layout.rows * layout.width), np.int64)
+    cells[:, flat] = np.concatenate(sequences), np.repeat(layout.number, length), inside
+    items, segment, position = torch.from_numpy(cells).view(3, -1, layout.width)
+    scored, none = torch.from_numpy(np.sort(flat[inside > 0]) - 1), torch.zeros(0, dtype=torch.long)
+    batch = Batch(items, segment, position, none, none, none, none, labels=items, scored=scored, packed=True)
+    last = layout.row * layout.width + layout.offset + length - 1
+    return batch, torch.from_numpy(last)
+
+
+@torch.no_grad()
+def sasrec_top_k(
+    model: GPT2LMHeadModel,
+    data: Dataset,
+    split: Literal["dev", "test"],
+    k: int,
+    *,
+    exclude: bool,
+    users: np.ndarray,
+    batch_size: int = 512,
+) -> np.ndarray:
+    """(U', k) item rows that come next in the histories of (U',) user rows, best first; -1 where none is left.
+
+    Args:
+        exclude: leave out the user's history, all of it and not just what the network reads.
+    """
+    top, places = [], model.config.n_positions
+    seen, model = data.seen_matrix(split)[users] if exclude else None, model.eval()
+    for start in range(0, len(users), batch_size):
+        rows = slice(start, start + batch_size)
+        batch, last = pack([data.history(u, split)[1 - places :] for u in users[rows]], places)
+        batch = batch.to(model.device)
+        hidden = model.transformer(batch.input_ids, use_cache=False, **batch.reading(model.dtype)).last_hidden_state
+        scores = model.lm_head(hidden.flatten(0, 1)[last.to(model.device)]).float().cpu().numpy()  # (B, I)
+        top.append(top_k(scores, k, exclude=None if seen is None else seen[rows]))
+    return np.concatenate(top)

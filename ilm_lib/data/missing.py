@@ -1,0 +1,100 @@
+"""What a profile reads that is not there yet, and the command that makes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ilm_lib import profiles
+from ilm_lib.data.openp5 import DataError, _read_texts, read_lines
+from ilm_lib.settings import Params
+
+LEAST_FILMS = 20  # films that the ELM tasks need, so that a tenth of them are two to test
+
+
+def missing_data(params: Params) -> str | None:
+    """What the data of a profile lack, a line each with the command or the setting that helps; None if all is there.
+
+    Asked before a study starts, so that it stops at once and not in a notebook's traceback.
+    """
+    root = profiles.data_dir()
+    found = [*_dataset(params, root), *_elm24(params, root)]
+    if (file := params.embeddings.file) and not Path(file).is_file():
+        found.append(f"{file} is missing: put your vectors there or leave out embeddings.file")
+    return "\n".join(found) or None
+
+
+def command(arguments: str) -> str:
+    """`python -m ilm_lib.data` with arguments, by the environment of the study where there is one."""
+    python = ".venv/bin/python" if (profiles.ROOT / ".venv/bin/python").exists() else "python"
+    return f"`{python} -m ilm_lib.data {arguments}`"
+
+
+def _dataset(params: Params, root: Path) -> list[str]:
+    from ilm_lib.data.download import DATASETS, PROMPT_FILE
+
+    found, d, brings_prompts = [], params.data, False
+    if d.source == "openp5" and not (root / d.folder / "user_sequence.txt").is_file():
+        place, _, name = d.folder.rpartition("/")
+        if place == "openp5" and name in DATASETS:
+            how, brings_prompts = f"{command(name)} downloads the raw files and makes it", True
+        elif place == "openp5":
+            how = f"{command(f'--csv interactions.csv --texts texts.jsonl {name}')} makes it from files of your own"
+        else:
+            how = "put a dataset in OpenP5's form there, or change data.folder"
+        found.append(f"{root / d.folder} is missing: {how}")
+    if d.templates and not (root / d.templates).is_file():
+        if d.templates != f"openp5/{PROMPT_FILE}":
+            found.append(
+                f"{root / d.templates} is missing: put it there, or leave out data.templates to use our prompts"
+            )
+        elif not brings_prompts:
+            how = f"{command('prompts')} downloads OpenP5's prompts; or leave out data.templates to use ours"
+            found.append(f"{root / d.templates} is missing: {how}")
+    return found
+
+
+def _elm24(params: Params, root: Path) -> list[str]:
+    from ilm_lib.data.films import PLOTS
+
+    e = params.elm24
+    if not e.enabled:
+        return []
+    if e.file:
+        remedy = "put your rows there or leave out elm24.file"
+        return [] if (root / e.file).is_file() else [f"{root / e.file} is missing: {remedy}"]
+    found = []
+    if e.other_films:
+        gone = [f for f in ("movies.csv", PLOTS) if not (root / e.other_films / f).is_file()]
+        if gone:
+            where = "movies.csv is in ml-latest-small.zip of GroupLens" if "movies.csv" in gone else ""
+            plots = f'{PLOTS} holds {{"movieId": 1, "overview": "..."}} a line, and nobody offers it whole'
+            how = "; ".join(filter(None, (where, plots if PLOTS in gone else "")))
+            found.append(
+                f"{root / e.other_films} lacks {' and '.join(gone)}: {how}; "
+                "or leave out elm24.other_films, and the LLM learns to read on the training films"
+            )
+    films = _told_films(params, root)
+    if films is not None and films < LEAST_FILMS:
+        found.append(
+            f"{root / params.data.folder}: {films} items have {e.min_facts} of genres, tags and overview, as "
+            f"elm24.min_facts asks, {LEAST_FILMS} are needed: add them with --texts, or set elm24.enabled: false"
+        )
+    return found
+
+
+def _told_films(params: Params, root: Path) -> int | None:
+    """Items with as many facts as the ELM tasks ask for; None where that cannot be said or nothing is asked."""
+    least = params.elm24.min_facts
+    if params.data.source == "toy" or not least:
+        return None
+    folder = root / params.data.folder
+    if not (folder / "user_sequence.txt").is_file():
+        return None  # said already
+    path = next((p for end in ("", ".gz") if (p := folder / f"item_text.jsonl{end}").exists()), None)
+    if path is None:
+        return 0
+    try:
+        records = _read_texts(path, read_lines(path)[0]).values()
+    except DataError:
+        return None  # the data stage says what is wrong
+    return sum(sum(bool(r.get(f)) for f in ("genres", "tags", "overview")) >= least for r in records)

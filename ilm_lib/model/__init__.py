@@ -1,0 +1,1 @@
+"""The Item-Language Model: item encoder, prompts, the frozen LLM and its decoding."""

@@ -1,0 +1,131 @@
+"""The LLM under the item encoder: any Hugging Face causal LM, or our own decoder from scratch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from ilm_lib.devices import device
+from ilm_lib.model.kernels import mean_nll
+from ilm_lib.model.prompts import Batch
+from ilm_lib.settings import Backbone
+
+
+def new_backbone(params: Backbone, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedModel:
+    """Our decoder with fresh weights: a Llama of the given size over the given tokenizer.
+
+    The paper's OpenP5 backbone is "an 8 layer transformer decoder, 128M params" (Table 9).
+    """
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=params.width,
+            num_hidden_layers=params.layers,
+            num_attention_heads=params.heads,
+            intermediate_size=2 * params.width,
+            max_position_embeddings=max_length,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            attn_implementation=attention_implementation(),
+        )
+    )
+
+
+def attention_implementation() -> str:
+    """Fused attention on a GPU; on a CPU its backward pass is the slow one (see `kernels.attention`)."""
+    return "sdpa" if device() == "cuda" else "eager"
+
+
+def load_backbone(
+    name: str | Path, *, dtype: torch.dtype | str = "auto", device_map: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM and its tokenizer, by hub name or folder. Safetensors only.
+
+    Args:
+        dtype: of the weights; "auto" keeps the checkpoint's.
+        device_map: as in transformers, e.g. "auto".
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, device_map=device_map, use_safetensors=True, attn_implementation=attention_implementation()
+    )
+    # Some architectures' own tokenizer class replaces the saved pre-tokenizer: a generic one stays generic.
+    generic = get_tokenizer_config(name).get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+    tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(name)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+class LanguageModel(nn.Module):
+    """A causal LM as a function from a batch to its loss."""
+
+    def __init__(self, llm: PreTrainedModel):
+        super().__init__()
+        self.llm = llm
+
+    def forward(self, batch: Batch) -> Tensor:
+        return read(self.llm, batch, use_cache=False).loss
+
+
+def read(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, **kwargs: Any) -> CausalLMOutputWithPast:
+    """The LLM's output for a batch; `kwargs` go to the LLM.
+
+    Where the batch has labels, `logits` are (L, V) at the places of `batch.scored` alone and `loss` is their mean
+    negative log likelihood (nats). The other hidden states are left out before the output layer: with a large
+    vocabulary it is most of the memory and much of the work.
+
+    Args:
+        embeddings: (B, T, H) in place of those of `batch.input_ids`.
+    """
+    inputs = {"input_ids": batch.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
+    inputs |= batch.reading(llm.get_input_embeddings().weight.dtype)
+    if batch.scored is None:
+        return llm(**inputs, **kwargs)
+    scored = batch.scored
+
+    def leave_out(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].flatten(0, 1).index_select(0, scored.to(args[0].device))[None], *args[1:])
+
+    hook = llm.get_output_embeddings().register_forward_pre_hook(leave_out)
+    try:
+        out = llm(**inputs, **kwargs)
+    finally:
+        hook.remove()
+    out.logits = out.logits[0]
+    out.loss = mean_nll(out.logits, batch.targets.to(out.logits.device))
+    return out
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """No gradients for the weights, no dropout; gradients still flow through to the inputs."""
+    return model.requires_grad_(False).eval()
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all weights: equal if and only if nothing changed."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def context_length(model: PreTrainedModel) -> int:
+    return getattr(model.config, "max_position_embeddings", None) or 1 << 30

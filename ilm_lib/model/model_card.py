@@ -1,0 +1,118 @@
+"""The README.md of a saved model: what it is, what it was made of, how to use it; in the form that model hubs read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from transformers import PreTrainedModel
+
+PAPER = "https://arxiv.org/abs/2406.02844"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_BODY = """
+# {title}
+
+An Item-Language Model ([paper]({paper})): a frozen language model that reads items and users of a recommender system
+as a few tokens, made from their collaborative filtering embeddings.
+
+| part | what it is |
+| --- | --- |
+| item encoder | {encoder} |
+| embeddings | {items:,} items and {users:,} users, {dim} numbers each |
+| language model | {llm}, frozen |
+
+## Use
+
+```python
+from ilm_lib import ILM, Item, User
+
+ilm = ILM.from_pretrained("this folder")  # from a hub: huggingface_hub.snapshot_download(name) returns the folder
+{example}
+```
+
+Items and users are counted from 0, in the order of the data that the model was trained on.
+
+## What it was trained on
+
+{data}
+{measured}
+## Before you share it
+
+- **Vectors of all {users:,} users are inside** (`cf` in `ilm.safetensors`, rows {items} and on). They were computed
+  from what each user did, and tell something of it. Where users are people, ask them first.
+- `ilm.json` holds the titles of the items.
+- The code is Apache-2.0. These weights carry the terms of the data and of the language model they come from.
+- It knows these items and no others, and what it writes of them may be wrong.
+"""
+
+
+def model_card(
+    config: Mapping[str, Any],
+    cf_shape: tuple[int, int],
+    llm: PreTrainedModel,
+    metrics: Mapping[str, float] | None = None,
+) -> str:
+    """A model card in Markdown with YAML front matter.
+
+    Args:
+        config: what `ilm.json` of the model holds.
+        cf_shape: (I + U, d), the size of the embeddings.
+        llm: the frozen language model.
+        metrics: what was measured, e.g. {"dev HR@10": 0.12}; left out where nothing was.
+    """
+    catalogue, kind = config["catalogue"], (config["encoder"] or {}).get("kind")
+    name, backbone, items = catalogue["dataset"] if catalogue else None, config["backbone"], config["num_items"]
+    head: dict[str, Any] = {
+        "license": "other",
+        "license_name": "terms-of-the-data-and-the-language-model",
+        "library_name": "ilm_lib",
+        "pipeline_tag": "text-generation",
+        "tags": ["recommendation", "item-language-model", "collaborative-filtering", *([kind] if kind else [])],
+    }
+    if backbone and _HUB_NAME.fullmatch(backbone):  # a folder of this machine means nothing elsewhere
+        head["base_model"] = backbone
+    if name and _HUB_NAME.fullmatch(name):
+        head["datasets"] = [name]
+    if metrics:
+        head["metrics"] = list(metrics)
+    size = f"{type(llm).__name__}, {llm.num_parameters():,} parameters"
+    title = f"Item-Language Model of {name}" if name else "Item-Language Model"
+    body = _BODY.format(
+        title=title,
+        paper=PAPER,
+        encoder=_encoder(config["encoder"]),
+        items=items,
+        users=cf_shape[0] - items,
+        dim=cf_shape[1],
+        llm=f"[{backbone}](https://huggingface.co/{backbone}), {size}" if "base_model" in head else size,
+        example=_example(items, bool(catalogue)),
+        data=(f"Interactions of {name}." if name else "Interactions of a data set that has no name here.")
+        + (" The item encoder learned; the weights of the language model did not change." if kind else ""),
+        measured=_measured(metrics),
+    )
+    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{body}"
+
+
+def _encoder(config: Mapping[str, Any] | None) -> str:
+    if config is None:
+        return "none: the language model alone"
+    if config["kind"] == "mlp":
+        return f"two-layer network, {config['num_tokens']} tokens an item"
+    q = config["params"]
+    return f"Q-Former, {q['num_query_tokens']} tokens an item, {q['layers']} layers of width {q['width']}"
+
+
+def _example(items: int, recommends: bool) -> str:
+    lines = [f'ilm.generate(["Describe the film ", Item({min(17, items - 1)}), " in two sentences."])']
+    if recommends:
+        lines.insert(0, "ilm.recommend(user=User(0), history=[Item(0), Item(1)], k=10)")
+    return "\n".join(lines)
+
+
+def _measured(metrics: Mapping[str, float] | None) -> str:
+    if not metrics:
+        return ""
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items())
+    return f"\n| measured | value |\n| --- | --- |\n{rows}\n"

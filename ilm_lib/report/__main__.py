@@ -1,0 +1,47 @@
+"""Reports from the command line.
+
+python -m ilm_lib.report build PROFILE     render runs/PROFILE/report from the executed notebooks
+python -m ilm_lib.report publish PROFILE   copy it to reports/PROFILE and make the pages above it anew
+python -m ilm_lib.report landing           make reports/index.html and findings.html anew
+python -m ilm_lib.report check [FOLDER]    look at all pages of a folder in a browser (reports/)
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ilm_lib.report.check import NoBrowser, check_folder
+from ilm_lib.report.landing import REPORTS, landing, publish
+from ilm_lib.report.site import build
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; problems are one line each, on stderr, and the exit status is 1."""
+    parser = argparse.ArgumentParser(
+        "python -m ilm_lib.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="build|publish|landing|check")
+    for name in ("build", "publish"):
+        commands.add_parser(name).add_argument("profile")
+    commands.add_parser("landing")
+    commands.add_parser("check").add_argument("folder", nargs="?", type=Path, default=REPORTS)
+    args = parser.parse_args(argv)
+    try:
+        if args.command == "check":
+            problems = check_folder(args.folder)
+            print(*problems, sep="\n", end="\n" if problems else "")
+            return 1 if problems else 0
+        made = {"build": build, "publish": publish}[args.command](args.profile) if "profile" in args else landing()
+    except (FileNotFoundError, ValueError, NoBrowser) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(os.path.relpath(made))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The study: stages from raw files to results, claims and their verdicts, probes."""

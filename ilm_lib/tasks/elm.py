@@ -1,0 +1,197 @@
+"""The ELM-24 tasks (section 4.3): films as slots of embeddings, or in words, and what a frozen LLM writes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor
+
+from ilm_lib.data.instructions import year
+from ilm_lib.model.ilm import ILM
+from ilm_lib.model.prompts import Batch, Item, Prompt, PromptEncoder
+from ilm_lib.progress import progress
+from ilm_lib.train.loop import drawn_batches
+from ilm_lib.train.phase1 import Pairs
+
+InText = Literal["title", "facts", "card"]  # a film in words: its title, its year and genres, all that is on record
+
+
+@dataclass(frozen=True)
+class ElmTasks:
+    """The rows of `build_elm24` and the film records they are about.
+
+    Attributes:
+        rows: columns task, item, other, prompt, target, teacher, split.
+        films: (I,) text records.
+    """
+
+    rows: pd.DataFrame
+    films: Sequence[dict]
+
+    def part(self, split: str) -> pd.DataFrame:
+        return self.rows[self.rows["split"] == split].reset_index(drop=True)
+
+    def prompt(self, row, in_text: InText | None = None) -> Prompt:
+        """The prompt of a row (a tuple of `itertuples`), every film replaced by the slot of its embedding.
+
+        Args:
+            in_text: put words there, and no slot (`in_words`).
+        """
+        if in_text is None:
+            return _fill(row.prompt, Item(int(row.item)), Item(int(row.other)))
+        return _fill(row.prompt, *(in_words(self.films[int(i)], in_text) for i in (row.item, row.other)))
+
+    def pairs(self) -> Pairs:
+        """Item-text pairs of phase 1: the prompt with its titles, then the target, and the film or films.
+
+        No item-item pairs: neighbours are what some tasks ask about (section 4.3).
+        """
+        rows = self.part("train")
+        texts = ["".join(self.prompt(r, "title")) + " " + r.target for r in rows.itertuples()]
+        empty = np.empty((0, 2), dtype=np.int64)
+        return Pairs(texts, rows[["item", "other"]].to_numpy(), empty, empty)
+
+    def training_batches(self, encoder: PromptEncoder, size: int, seed: int) -> Callable[[int], Batch]:
+        """Phase-2 batches, all tasks mixed; loss on the target."""
+        rows = list(self.part("train").itertuples())
+
+        def draw(rng: np.random.Generator, count: int) -> list[tuple[Prompt, str]]:
+            return [(self.prompt(rows[i]), " " + rows[i].target) for i in rng.integers(len(rows), size=count)]
+
+        return drawn_batches(draw, partial(encoder.batch, pack=True), size, seed)
+
+    def pretraining_batches(self, encoder: PromptEncoder, size: int, seed: int) -> Callable[[int], Batch]:
+        """Text-only batches for a backbone from scratch: films described in words, loss on the answer.
+
+        A real LLM can read; ours learns here, on training films alone, to answer what is asked from what the prompt
+        says of a film. With the loss on all text it would spend its steps on knowing the cards by heart. The card drops
+        facts at random so that each is read where it stands.
+        """
+        rows = list(self.part("train").itertuples())
+
+        def draw(rng: np.random.Generator, count: int) -> list[tuple[Prompt, str]]:
+            chosen = [rows[i] for i in rng.integers(len(rows), size=count)]
+            return [
+                (
+                    _fill(r.prompt, film_card(self.films[r.item], rng), film_card(self.films[r.other], rng)),
+                    " " + r.target,
+                )
+                for r in chosen
+            ]
+
+        return drawn_batches(draw, partial(encoder.batch, loss_on="target", pack=True), size, seed)
+
+    def corpus(self) -> list[str]:
+        """All training text, for the tokenizers."""
+        rows = self.part("train")
+        films = sorted({*rows["item"], *rows.other} - {-1})
+        return [*rows.prompt, *rows.target, *(film_card(self.films[i]) for i in films)]
+
+
+def in_words(film: dict, form: InText) -> str:
+    """A film as text: its title; "a film (1995)" with genres; or `film_card`."""
+    title = film.get("title", "a film")
+    if form == "facts":
+        when = f" ({year(film)})" if year(film) else ""
+        return film_card({"title": f"a film{when}", "genres": film.get("genres")})
+    return title if form == "title" else film_card(film)
+
+
+def film_card(film: dict, rng: np.random.Generator | None = None, keep: float = 0.7) -> str:
+    """A film in words: title, then genres, tags and plot, each kept with probability `keep`, or all without `rng`."""
+    parts = [film.get("title", "a film")]
+    for field in ("genres", "tags", "overview"):
+        value = film.get(field)
+        if value and (rng is None or rng.random() < keep):
+            parts.append(", ".join(value) if isinstance(value, list) else value)
+    return f"{parts[0]} ({'; '.join(parts[1:])})" if len(parts) > 1 else parts[0]
+
+
+def _fill(prompt: str, film: str | Item, other: str | Item) -> list[str | Item]:
+    """Put films into `{film}` and `{other}` of a prompt."""
+    filled: list[str | Item] = []
+    for i, piece in enumerate(prompt.split("{film}")):
+        filled += [film] if i else []
+        for j, text in enumerate(piece.split("{other}")):
+            filled += [other, text] if j else [text]
+    return [segment for segment in filled if segment != ""]
+
+
+@torch.no_grad()
+def evaluate(
+    ilm: ILM,
+    tasks: ElmTasks,
+    rows: pd.DataFrame,
+    *,
+    max_new_tokens: int,
+    batch_size: int = 64,
+    no_repeat_ngram: int = 0,
+    in_text: InText | None = None,
+) -> pd.DataFrame:
+    """Log likelihood of the targets and greedy texts.
+
+    Args:
+        rows: test rows of `tasks`.
+        in_text: as in `ElmTasks.prompt`.
+        no_repeat_ngram: no answer says so many tokens in a row twice; 0 lets it.
+
+    Returns:
+        `rows` with columns nll (nats, summed over the target's tokens), tokens, generated.
+    """
+    nll, count, texts = np.zeros(len(rows)), np.zeros(len(rows), dtype=int), [""] * len(rows)
+    prompts = [tasks.prompt(r, in_text) for r in rows.itertuples()]
+    # Like lengths together: less padding in the loss, and short answers do not wait for long ones.
+    order = np.argsort([len(t) for t in rows.target], kind="stable")
+    starts = range(0, len(rows), batch_size)
+    for start in progress(starts, "writing", total=len(starts)):
+        index = order[start : start + batch_size]
+        chosen = [prompts[i] for i in index]
+        batch = ilm.encode(chosen, answers=[" " + rows.target.iloc[i] for i in index])
+        total, tokens = ilm.token_nll(batch)
+        nll[index], count[index] = total.cpu().numpy(), tokens.cpu().numpy()
+        for i, text in zip(
+            index, ilm.generate(chosen, max_new_tokens=max_new_tokens, logits_processor=no_repeat(no_repeat_ngram))
+        ):
+            texts[i] = text
+    return rows.assign(nll=nll, tokens=count, generated=texts)
+
+
+class _NoRepeat(NoRepeatNGramLogitsProcessor):
+    """Transformers' rule for the answer alone: what the prompt says may be said again."""
+
+    start: int | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.start = input_ids.shape[1] if self.start is None else self.start  # the first call is before any answer
+        return super().__call__(input_ids[:, self.start :], scores)
+
+
+def no_repeat(ngram: int) -> LogitsProcessorList:
+    """For one call of `generate`: no answer says `ngram` tokens in a row twice. 0: no rule."""
+    return LogitsProcessorList([_NoRepeat(ngram)] if ngram else [])
+
+
+def walk(ilm: ILM, start: int, end: int, question: Sequence[str], *, points: int = 5, **kwargs) -> list[str]:
+    """What the model says on the way from one film to another: straight through the embedding space.
+
+    Args:
+        ilm: the model.
+        start: item row of the first film.
+        end: item row of the last.
+        question: the text before and after the film, e.g. ("Summarize the movie ", ".").
+        points: stops, the two films included.
+        kwargs: for `ILM.generate`.
+    """
+    share = torch.linspace(0, 1, points, device=ilm.cf.device)[:, None]
+    between = (1 - share) * ilm.cf[start] + share * ilm.cf[end]
+    on_the_way = ILM(
+        ilm.llm, ilm.tokenizer, ilm.encoder, between, points, item_positions=ilm.prompts.item_positions
+    ).eval()
+    before, after = question
+    return on_the_way.generate([[before, Item(i), after] for i in range(points)], **kwargs)

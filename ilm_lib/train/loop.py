@@ -1,0 +1,180 @@
+"""One training loop for everything: phase 1, backbone pretraining, phase 2, on accelerate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ilm_lib.devices import use_bfloat16
+from ilm_lib.progress import progress
+from ilm_lib.settings import Optim
+
+LossFn = Callable[[nn.Module, Any], Mapping[str, Tensor]]
+
+
+def fit(
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    loss_fn: LossFn,
+    batches: Callable[[int], Any],
+    optim: Optim,
+    *,
+    seed: int,
+    evaluate: Callable[[nn.Module, int], Mapping[str, float]] | None = None,
+    eval_every: int | None = None,
+    keep_best: str | None = None,
+    state: Path | None = None,
+    label: str = "training",
+) -> pd.DataFrame:
+    """Train `parameters` of `model` in place.
+
+    Between two log rows nothing waits for the device.
+
+    Args:
+        loss_fn: (model, batch) -> named losses; their sum is minimised.
+        batches: batch number n, a function of n alone, so that a resumed run sees the batches an uninterrupted one
+            would have seen. A step takes `optim.accumulate` of them and weighs each by its `weight` (equally if it
+            has none), so a mean over labelled tokens is the mean over those of all. Losses that compare the rows of
+            a batch, as in phase 1, compare within each of them.
+        evaluate: (model, step) -> named values, every `eval_every` steps and at the end.
+        keep_best: a name among those; the weights of the highest value are restored at the end.
+        state: file for resumable state, written at every evaluation; a run that finds it goes on.
+
+    Returns:
+        columns step, name, value, split ("train" or "heldout"); train values are means since the last row.
+    """
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=use_bfloat16(optim.precision))
+    model, optimizer = accelerator.prepare(model, _optimizer(parameters, optim))
+    bare = accelerator.unwrap_model(model)
+    run = _Run(parameters, optimizer, label)
+    if state is not None and state.exists():
+        run.load(state, accelerator.device)
+    every = eval_every or max(1, optim.steps // 20)
+    log_every = max(1, min(every, optim.steps // 20))
+    bare.train()
+    for step in progress(range(run.done, optim.steps), label, total=optim.steps, initial=run.done):
+        torch.manual_seed(seed * 1_000_003 + step)  # draws inside the step (hard negatives) survive a resume too
+        for group in optimizer.param_groups:
+            group["lr"] = optim.lr * schedule(step, optim)
+        parts = [batches(step * optim.accumulate + i) for i in range(optim.accumulate)]
+        weights = [getattr(part, "weight", 1) for part in parts]
+        for part, weight in zip(parts, weights):
+            share = weight / sum(weights)
+            with autocast:
+                losses = loss_fn(model, part)
+            accelerator.backward(share * sum(losses.values()))
+            run.add(losses, share)
+        accelerator.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        run.done = done = step + 1
+        if done % log_every == 0 or done % every == 0 or done == optim.steps:  # nothing unchecked is ever saved
+            run.log_losses()
+        if evaluate is not None and (done % every == 0 or done == optim.steps):
+            bare.eval()
+            run.log_evaluation(evaluate(bare, done), keep_best)
+            bare.train()
+        if state is not None and done % every == 0 and accelerator.is_main_process:
+            run.save(state)
+    run.restore_best()
+    bare.eval()
+    return pd.DataFrame(run.rows, columns=["step", "name", "value", "split"])
+
+
+class _Run:
+    """What a training run knows besides the model: how far it is, its log, its best weights."""
+
+    def __init__(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, label: str):
+        self.parameters, self.optimizer, self.label = parameters, optimizer, label
+        self.done, self.best, self.best_weights = 0, -math.inf, None
+        self.rows: list[dict[str, Any]] = []
+        self.sums: dict[str, tuple[Tensor | float, float]] = {}  # shares times losses, and shares, since the last row
+
+    def add(self, losses: Mapping[str, Tensor], share: float) -> None:
+        """Count the losses of a batch that is a share of a step; the sums stay on the device."""
+        for name, value in losses.items():
+            total, shares = self.sums.get(name, (0.0, 0.0))
+            self.sums[name] = (total + share * value.detach().float(), shares + share)
+
+    def log_losses(self) -> None:
+        means = {name: float(total) / shares for name, (total, shares) in self.sums.items()}
+        if not all(map(math.isfinite, means.values())):
+            raise FloatingPointError(
+                f"{self.label}: the loss is not finite at step {self.done} ({means}); lower the "
+                "learning rate or use precision: float32"
+            )
+        self._log(means, "train")
+        self.sums = {}
+
+    def log_evaluation(self, values: Mapping[str, float], keep_best: str | None) -> None:
+        self._log(values, "heldout")
+        if keep_best is not None and values[keep_best] > self.best:
+            self.best, self.best_weights = float(values[keep_best]), [p.detach().clone() for p in self.parameters]
+
+    def _log(self, values: Mapping[str, float], split: str) -> None:
+        self.rows += [{"step": self.done, "name": n, "value": float(v), "split": split} for n, v in values.items()]
+
+    def save(self, state: Path) -> None:
+        temporary = state.with_suffix(".tmp")
+        torch.save(
+            {
+                "weights": [p.detach() for p in self.parameters],
+                "optimizer": self.optimizer.state_dict(),
+                "rows": self.rows,
+                "best": self.best,
+                "best_weights": self.best_weights,
+                "step": self.done,
+            },
+            temporary,
+        )
+        temporary.replace(state)
+
+    def load(self, state: Path, device: torch.device) -> None:
+        saved = torch.load(state, weights_only=True, map_location=device)
+        _restore(self.parameters, saved["weights"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.rows, self.best, self.best_weights, self.done = (
+            saved[k] for k in ("rows", "best", "best_weights", "step")
+        )
+
+    def restore_best(self) -> None:
+        if self.best_weights is not None:
+            _restore(self.parameters, self.best_weights)
+
+
+def drawn_batches(
+    draw: Callable[[np.random.Generator, int], list[tuple[Any, ...]]], collate: Callable[..., Any], size: int, seed: int
+) -> Callable[[int], Any]:
+    """Batches for `fit`: number n is drawn with a generator of its own, and collated column by column."""
+    return lambda number: collate(*zip(*draw(np.random.default_rng([seed, number]), size)))
+
+
+def schedule(step: int, optim: Optim) -> float:
+    """Warm-up, then linear or cosine decay to zero: the factor on the learning rate."""
+    warmup = int(optim.warmup * optim.steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    rest = min(1.0, (step - warmup) / max(1, optim.steps - warmup))
+    return 1 - rest if optim.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * rest))
+
+
+def _optimizer(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
+    """One kernel for all parameters where there is one: small ones cost more to start than to update."""
+    if optim.optimizer == "adafactor":  # arXiv 1804.04235, with the relative step size off
+        return torch.optim.Adafactor(parameters, lr=optim.lr, weight_decay=optim.weight_decay, foreach=True)
+    return torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay, betas=(0.9, 0.98), fused=True)
+
+
+@torch.no_grad()
+def _restore(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

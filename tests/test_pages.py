@@ -1,0 +1,286 @@
+"""Reports as pages: notebooks, the first page of a profile, the pages above all reports, and what checks them."""
+
+import os
+import re
+from datetime import datetime
+from html import escape
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import frame, row
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from ilm_lib.methods import METHODS
+from ilm_lib.report import browser, check, data_plots, style
+from ilm_lib.report.__main__ import main
+from ilm_lib.report.guide import guide, rules
+from ilm_lib.report.html import html_table, page, style_sheet, table_css, write_page
+from ilm_lib.report.landing import landing, publish
+from ilm_lib.report.markdown import render_markdown, slug
+from ilm_lib.report.notebook_pages import notebook_page
+from ilm_lib.report.results import Claim, read_results, write_claims, write_results
+from ilm_lib.report.site import about, render_site
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+
+
+def notebook(path, **papermill) -> None:
+    shown = {"text/html": "<style>b{color:red}</style><b>table</b>"}
+    image = {"output_type": "display_data", "data": {"image/png": PNG}}
+    cells = [
+        new_markdown_cell("# 01 · Data & *splits*\n\nFor $h_{cls}$ it costs `$5`.\n\n$$e = m^2$$"),
+        new_code_cell("seed = 0", metadata={"tags": ["parameters"]}),
+        new_code_cell("import os\n\nprint(os.name)"),
+        new_markdown_cell("## Losses\n\n$$\\begin{cases}a\\end{cases}$$"),
+        new_code_cell("answer = 42", outputs=[new_output("stream", name="stderr", text="SECRET WARNING"),
+                                              new_output("stream", name="stdout", text="fine\n"),
+                                              new_output("display_data", data=shown),
+                                              new_output(**image, metadata={"image/png": {"alt": "A curve."}}),
+                                              new_output(**image)]),
+    ]  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = new_notebook(cells=cells)
+    if papermill:
+        made.metadata["papermill"] = papermill
+    nbformat.write(made, path)
+
+
+def claim(sentence: str, verdict: str = "reproduced") -> Claim:
+    return Claim(sentence, "0.2", "0.3", 0.1, 0.2, 0.01, 3, verdict, "06, Table 3", "p = .010")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A finished run of a profile, as notebooks leave it: its folder."""
+    monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "toy"
+    notebook(folder / "notebooks" / "01_data.ipynb")
+    write_results(folder / "results.csv", frame(row(), row(seed=1, value=0.2), row(method="iALS", value=0.3)))
+    write_claims(folder / "claims.csv", [claim("Claim <one>")])
+    style.save_figure(data_plots.plot_long_tail([3, 2, 1]), folder / "report" / "figures" / "01 long tail.png")
+    return folder
+
+
+# --- notebooks ---
+
+
+def test_a_notebook_becomes_a_page_in_our_frame(tmp_path):
+    notebook(tmp_path / "04_phase2-ILM-rand-seed0.ipynb")
+    title, html = notebook_page(tmp_path / "04_phase2-ILM-rand-seed0.ipynb")
+    assert title == "01 · Data & splits (ILM-rand, seed 0)"
+    assert '<nav class="back"><a href="index.html">← Report</a></nav>' in html
+    assert "SECRET WARNING" not in html and "fine" in html and "42" in html and "In&nbsp;" not in html
+    assert html.count(' class="math"') == 2 and "<code>\\begin{cases}a\\end{cases}</code>" in html
+    assert "<code>$5</code>" in html and "MathJax" not in html and "<style" not in html and len(html) < 20_000
+    assert re.findall(r"<summary>(.*?)</summary>", html) == ["Setup: parameters, imports"]
+    assert 'alt="A curve."' in html and 'alt="Figure of the section “Losses”"' in html
+
+
+# --- pieces ---
+
+
+def test_a_wide_table_goes_on_below_between_groups():
+    heads = pd.MultiIndex.from_tuples([(g, m) for g in ("one", "two", "three") for m in ("HR@5", "HR@10")])
+    cells = [[f"0.{j}{i}11 ± 0.0011 and more" for j in range(6)] for i in range(3)]
+    df = pd.DataFrame(cells, index=pd.Index(list("abc"), name="method"), columns=heads)
+    html = html_table(df, "A caption", frozenset({(0, 1), (2, 4)}))
+    tables = html.split("<table")[1:]
+    assert [re.findall(r'<th colspan="2"[^>]*>(\w+)', t) for t in tables] == [["one", "two"], ["three"]]
+    assert html.count("<caption>") == 1 and all(">method<" in t and t.count("<tr>") == 5 for t in tables)
+    assert re.findall(r"<b>([^<]+)</b>", tables[0]) == [cells[0][1]]
+    assert re.findall(r"<b>([^<]+)</b>", tables[1]) == [cells[2][4]]
+    assert html_table(df.iloc[:, :2]).count("<table") == 1 == html_table(df["one"]).count("<table")
+
+
+def test_pages_of_a_folder_share_their_style_sheet(tmp_path):
+    for name in ("a", "b"):
+        write_page(tmp_path / f"{name}.html", page(name, "<p>text</p>"))
+    assert (tmp_path / "style.css").read_text() == style_sheet()
+    assert (tmp_path / "a.html").read_text().count('<link rel="stylesheet" href="style.css">') == 1
+    assert table_css() in style_sheet() and ".ilm-v.good" in table_css() and "font:16px" not in table_css()
+
+
+def test_markdown_has_headings_to_link_to_and_tables_that_scroll():
+    html = render_markdown(
+        "## The 24 *ELM* tasks\n\n| a | b | c |\n| - | - | - |\n| x | .5 ± .1 | 3 |\n| y | – | none |\n"
+    )
+    assert '<h2 id="the-24-elm-tasks">' in html and slug("R &amp; D, <b>now</b>") == "r-d-now"
+    assert 'class="ilm-scroll"' in html and re.findall(r'<t[hd] class="(\w*)"', html) == ["text", "", "text"] * 3
+
+
+def test_the_guide_explains_what_is_in_the_tables_and_nothing_else():
+    html = guide(["ILM", "MLP"], ["HR@10"])
+    for word in ("HR@10", "NDCG@10", "seen, unseen", "kept, excluded", "straightforward", "read-out"):
+        assert f"<dt>{word}</dt>" in html, word
+    assert escape(METHODS["ILM"].sentence) in html and "Facts-in-text" not in html and "log perplexity" not in html
+    assert "<dt>SC</dt>" in guide(["ILM"], ["SC"]) and "HR@10" not in guide(["ILM"], ["SC"])
+    assert guide((), ()) == "" and "Holm" in rules()
+
+
+# --- the report of a profile ---
+
+
+def test_a_report_from_the_command_line(run, capsys):
+    assert main(["build", "other"]) == 1 and "make study PROFILE=other" in capsys.readouterr().err
+    assert main(["build", "toy"]) == 0
+    assert capsys.readouterr().out == "runs/toy/report/index.html\n"
+    out = run / "report"
+    index, data = (out / "index.html").read_text(), (out / "01_data.html").read_text()
+    for text in ('href="01_data.html">01 · Data &amp; splits<', 'href="results.csv"', 'href="claims.csv"',
+                 "Claim &lt;one&gt;", "How to read this", "What the verdicts mean", 'class="ilm-v good"', about("toy"),
+                 'src="figures/01%20long%20tail.png" alt="Few items get most interactions. Vertical',
+                 "Table 3: OpenP5 recommendation, ML1M, history kept", "0.1064"):  # fmt: skip
+        assert text in index, text
+    assert str(run) not in index + data
+    assert check.check_files([out / "index.html", out / "01_data.html"], out) == []
+    assert not [p for p in run.iterdir() if p.name.startswith(".")]
+
+
+def test_old_results_stop_the_report_with_one_line(run, capsys):
+    pd.read_csv(run / "results.csv").drop(columns="variant").to_csv(run / "results.csv", index=False)
+    assert main(["build", "toy"]) == 1 and "no column variant" in capsys.readouterr().err
+    assert (run / "report" / "figures").is_dir()  # what was there stays
+
+
+def test_a_report_shows_what_its_run_made(tmp_path):
+    """A method, a seed and a number of tokens that left the profile leave no page, no figure and no row behind."""
+    run, out = tmp_path / "notebooks", tmp_path / "report"
+    start = "2030-01-01T00:00:00+00:00"
+    settings = {"seeds": [0], "methods": ["OpenP5-R", "ILM"], "ablations": {"query_tokens": [1, 4]}}
+    notebook(run / "07_ablations.ipynb", start_time=start, parameters=settings)
+    notebook(run / "06_openp5_eval.ipynb", start_time="2029-01-01T00:00:00+00:00", parameters={"seeds": [0, 1]})
+    for name in ("01_data", "04_phase2-ILM-seed0", "04_phase2-ILM-seed1", "04_phase2-MLP-seed0"):
+        notebook(run / f"{name}.ipynb", start_time=start)
+    at = datetime.fromisoformat(start).timestamp()
+    (out / "figures").mkdir(parents=True)
+    for name, age in (("01 now", 5), ("01 before", -5), ("02 of no notebook", 5), ("own", 5), ("04 phase 2 MLP", 5),
+                      ("04 phase 2 ILM", 5)):  # fmt: skip
+        path = style.save_figure(data_plots.plot_long_tail([3, 2, 1]), out / "figures" / f"{name}.png")
+        os.utime(path, (at + age, at + age))
+    (out / "04_phase2-gone-seed1.html").write_text("")
+    results = tmp_path / "results.csv"
+    methods = [row(method=m, seed=s) for m in ("MLP", "ILM", "iALS") for s in (0, 1)]
+    short = [row(table="figure3", variant=f"query_tokens={n}", seed=s) for s in (0, 1) for n in (4, 8)]
+    write_results(results, frame(*methods, *short))
+    render_site("new", notebooks=sorted(run.iterdir()), results=results, out=out, card={})
+    made = ["01_data", "04_phase2-ILM-seed0", "06_openp5_eval", "07_ablations", "index"]
+    assert sorted(f.stem for f in out.glob("*.html")) == made
+    assert sorted(f.stem for f in out.glob("figures/*.png")) == ["01 now", "04 phase 2 ILM", "own"]
+    left = read_results(out / "results.csv")
+    assert set(zip(left["table"], left["method"], left["seed"])) == {
+        ("table3", "ILM", 0), ("table3", "iALS", 0), ("figure3", "ILM", 0), ("figure3", "ILM", 1),
+    }  # fmt: skip
+    assert set(left["variant"]) == {"", "query_tokens=4"}
+    assert len(read_results(results)) == 10  # the run keeps them
+
+
+def test_an_empty_profile_still_renders(tmp_path):
+    index = render_site("new", notebooks=[], results=tmp_path / "results.csv", out=tmp_path / "o", card={})
+    assert "No results yet" in index.read_text() and "No claims tested yet" in index.read_text()
+    assert about("new") == "" and "toy world" in about("toy")
+
+
+# --- the pages above all reports ---
+
+
+def test_publishing_replaces_a_report_and_links_it(run, tmp_path, capsys):
+    reports = tmp_path / "reports"
+    with pytest.raises(FileNotFoundError, match="make study PROFILE=toy"):
+        publish("toy", reports)
+    assert not reports.exists()
+    assert main(["build", "toy"]) == 0
+    (reports / "toy").mkdir(parents=True)
+    (reports / "toy" / "old.html").write_text("")
+    (reports / "README.md").write_text(
+        "# What we found\n\n## In short\n\n- **It holds.**\n\n## More\n\n[toy](toy/index.html)\n"
+    )
+    assert publish("toy", reports) == reports / "toy" / "index.html"
+    assert not (reports / "toy" / "old.html").exists() and (reports / "toy" / "figures" / "01 long tail.png").exists()
+    assert '<a href="../index.html">← All reports</a>' in (reports / "toy" / "index.html").read_text()
+    index = (reports / "index.html").read_text()
+    assert '<a href="#in-short">In short</a>' in (reports / "findings.html").read_text()
+    for text in ('href="toy/index.html"', about("toy"), "2 seeds", "1 reproduced", "Made by version", "It holds."):
+        assert text in index, text
+    assert "[toy]" not in (reports / "findings.html").read_text() and "More" not in index
+    pages = sorted(reports.rglob("*.html"))
+    assert len(pages) == 4 and check.check_files(pages, reports) == []
+
+
+def test_the_landing_page_reads_reports_of_any_version(tmp_path):
+    (tmp_path / "ml1m").mkdir()
+    (tmp_path / "ml1m" / "index.html").write_text(
+        '<td class="text">commit</td><td class="text">702b54b</td><td>rendered</td><td>2026-11-22 09:32 UTC</td>'
+    )
+    header = "table,dataset,task,prompt,history,method,seed,metric,value,n\n"
+    (tmp_path / "ml1m" / "results.csv").write_text(header + "table3,ML1M,sequential,seen,kept,ILM,0,HR@10,.1,6040\n")
+    (tmp_path / "ml1m" / "claims.csv").write_text("claim,verdict\nA,not reproduced\nB,not reproduced\n")
+    index = landing(tmp_path).read_text()
+    for text in ("6,040 test users, 1 seed", "2 not reproduced", "Made by version 702b54b, 2026-11-22<"):
+        assert text in index, text
+
+
+def test_the_committed_pages_above_the_reports_are_up_to_date(tmp_path):
+    """`make publish` makes them; a report, or README.md, that changed by hand leaves them behind."""
+    from ilm_lib.report.landing import REPORTS
+
+    committed = {name: (REPORTS / name).read_text() for name in ("index.html", "findings.html")}
+    for name in committed:
+        assert check.check_files([REPORTS / name], REPORTS) == []
+    assert committed["findings.html"].count("<h2") == len(re.findall("^## ", (REPORTS / "README.md").read_text(), re.M))
+    reports = [p.parent.name for p in REPORTS.glob("*/index.html")]
+    assert reports and all(f'href="{name}/index.html"' in committed["index.html"] for name in reports)
+
+
+# --- the check ---
+
+
+def test_the_check_of_files_finds_what_is_wrong(tmp_path):
+    body = """<h2 id="here">x</h2><a href="#here">fine</a><a href="#gone">x</a><a href="b.html#top">x</a>
+    <a href="no.html">x</a><a href="https://arxiv.org">fine</a><img src="figures/01 tail.png" alt="01 tail">
+    <img src="data:image/png;base64,AA" alt=""><img src="https://cdn.x/a.png" alt="A curve, falling">
+    <script src="//cdn.x/y.js"></script>"""
+    write_page(tmp_path / "a.html", page("a", body))
+    (tmp_path / "b.html").write_text("<p>an older page</p>")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "01 tail.png").write_bytes(b"")
+    assert check.check_files([tmp_path / "a.html"], tmp_path) == [
+        "a.html: dead link: #gone",
+        "a.html: dead link: b.html#top",
+        "a.html: dead link: no.html",
+        "a.html: image without a useful alt text: figures/01 tail.png",
+        "a.html: image without a useful alt text: data:image/png;base64,AA",
+        "a.html: fetched from outside: https://cdn.x/a.png",
+        "a.html: fetched from outside: //cdn.x/y.js",
+    ]
+    (tmp_path / "style.css").unlink()
+    assert "a.html: missing file: style.css" in check.check_files([tmp_path / "a.html"], tmp_path)
+
+
+def test_no_pages_and_no_browser_are_one_line_each(tmp_path, monkeypatch, capsys):
+    assert main(["check", str(tmp_path)]) == 1 and "no pages of this version" in capsys.readouterr().err
+    write_page(tmp_path / "a.html", page("a", "<p>text</p>"))
+    monkeypatch.setattr(browser, "find_chromium", lambda: None)
+    assert main(["check", str(tmp_path)]) == 1 and capsys.readouterr().err.startswith("no Chromium found")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.find_chromium() is None, reason="needs Chromium")
+def test_the_check_in_a_browser_finds_what_is_wrong(tmp_path, capsys):
+    wide = pd.DataFrame([np.arange(60) + 1000], columns=[f"column {i}" for i in range(60)])
+    write_page(tmp_path / "good.html", page("good", f"<h1>Good</h1>{html_table(wide.iloc[:, :8])}{rules()}<p>text</p>"))
+    bad = f"""{html_table(wide)}<div style="width:700px">wide</div><p style="color:#222;background:#111">dark</p>
+    <style>details::details-content{{content-visibility:hidden!important}} tr{{break-inside:auto!important}}</style>
+    <details><summary>more</summary><p>folded</p></details><script>console.error("it broke")</script>"""
+    write_page(tmp_path / "bad.html", page("bad", bad))
+    assert main(["check", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    for problem in ("390 px light: page scrolls sideways, because of div", "paper: table 1 loses columns",
+                    "paper: rows of tables may be split", "paper: what is folded is lost",
+                    "1,280 px dark: text hard to read: p", "console: it broke"):  # fmt: skip
+        assert f"bad.html: {problem}" in said, said
+    assert "1,280 px light: page scrolls" not in said and "good.html" not in said
+    (tmp_path / "bad.html").unlink()
+    assert main(["check", str(tmp_path)]) == 0 and capsys.readouterr().out == ""
