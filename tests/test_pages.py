@@ -33,7 +33,7 @@ def notebook(path, **papermill) -> None:
         new_markdown_cell("# 01 · Data & *splits*\n\nFor $h_{cls}$ it costs `$5`.\n\n$$e = m^2$$"),
         new_code_cell("seed = 0", metadata={"tags": ["parameters"]}),
         new_code_cell("import os\n\nprint(os.name)"),
-        new_markdown_cell("## Losses\n\n$$\\begin{cases}a\\end{cases}$$"),
+        new_markdown_cell("## Losses\n\n$$\\begin{cases}a\\end{cases}$$\n\n| wide | table |\n| --- | --- |\n| a | b |"),
         new_code_cell("answer = 42", outputs=[new_output("stream", name="stderr", text="SECRET WARNING"),
                                               new_output("stream", name="stdout", text="fine\n"),
                                               new_output("display_data", data=shown),
@@ -76,6 +76,7 @@ def test_a_notebook_becomes_a_page_in_our_frame(tmp_path):
     assert html.count(' class="math"') == 2 and "<code>\\begin{cases}a\\end{cases}</code>" in html
     assert "<code>$5</code>" in html and "MathJax" not in html and "<style" not in html and len(html) < 20_000
     assert re.findall(r"<summary>(.*?)</summary>", html) == ["Setup: parameters, imports"]
+    assert re.search(r'class="ilm-scroll"[^>]*>\s*<p[^>]*>[^<]*</p>\s*<table', html)  # on a phone the page stays put
     assert 'alt="A curve."' in html and 'alt="Figure of the section “Losses”"' in html
 
 

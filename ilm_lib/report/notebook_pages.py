@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ilm_lib.profiles import ROOT
-from ilm_lib.report.html import page
+from ilm_lib.report.html import SCROLL_HINT, page
 
 # nbconvert's plainest template. Cells that set things up are folded, neighbours together, under one title.
 _TEMPLATE = """{%- extends 'basic/index.html.j2' -%}
@@ -95,7 +95,13 @@ def notebook_page(path: Path, back: Sequence[tuple[str, str]] = (("Report", "ind
     )  # fmt: skip
     # Pictures lie beside the notebooks, not beside their executed copies.
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"path": str(ROOT / "notebooks")}})
+    body = re.sub(r"<table>.*?</table>", _scrolling, body, flags=re.S)
     return title, page(title, body, back)
+
+
+def _scrolling(table: re.Match) -> str:
+    """A table of a markdown cell, which `html_table` has not made: on a phone it scrolls, and not the page."""
+    return f'<div class="ilm-scroll" tabindex="0" role="group">{SCROLL_HINT}{table[0]}</div>'
 
 
 def plain_title(heading: str) -> str:
