@@ -119,6 +119,9 @@ def test_what_cannot_be_followed_is_refused(copy):
     edit(copy, "study/inputs.py", "cf = fit_cf(", "cf = fit_of(")
     with pytest.raises(LookupError, match="fit_of"):
         code_digest(inputs.make_embeddings)
+    edit(copy, "baselines/cf.py", "from ilm_lib.data import DataError", "from ilm_lib.data import *")
+    with pytest.raises(LookupError, match="hides what is imported"):
+        code_digest(stages.make_phase1)
     with pytest.raises(LookupError, match="no function of a module"):
         code_digest(lambda folder: None)
 

@@ -83,6 +83,8 @@ class Module:
                 parts = parts[: len(parts) - statement.level + self.is_package]
                 source = ".".join([*parts, *([statement.module] if statement.module else [])])
             if (module := _of_library(source)) is not None:
+                if statement.names[0].name == "*":
+                    raise LookupError(f"{self.name}: 'from {source} import *' hides what is imported: name it")
                 for alias in statement.names:
                     names[alias.asname or alias.name] = (module, alias.name)
         return names
