@@ -67,7 +67,7 @@ def build_elm24(
     if vectors.ndim != 2 or len(vectors) != len(texts):
         raise ValueError(f"item_vectors must be ({len(texts)}, d), got {vectors.shape}")
     order = np.random.default_rng(seed).permutation(len(texts))
-    order = order[[sum(map(bool, map(texts[i].get, ("genres", "tags", "overview")))) >= min_facts for i in order]]
+    order = order[[facts_on_record(texts[i]) >= min_facts for i in order]]
     num_test = round(test_fraction * len(order))
     splits = {"train": np.sort(order[num_test:]), "test": np.sort(order[:num_test])}
     if min(map(len, splits.values())) < 2:
@@ -168,6 +168,11 @@ OBJECT = re.compile(
     rf"(?=[,.;:!?]|$| (?:{STOP})\b)"
 )
 SUBJECT = re.compile(rf"\b({NOUNS}) (?:who|whose|named|called)\b", re.IGNORECASE)
+
+
+def facts_on_record(record: dict) -> int:
+    """How many of genres, tags and plot a film's record has."""
+    return sum(bool(record.get(field)) for field in ("genres", "tags", "overview"))
 
 
 def read_facts(record: dict) -> Facts:

@@ -84,6 +84,8 @@ def _elm24(params: Params, root: Path) -> list[str]:
 
 def _told_films(params: Params, root: Path) -> int | None:
     """Items with as many facts as the ELM tasks ask for; None where that cannot be said or nothing is asked."""
+    from ilm_lib.data.elm24 import facts_on_record
+
     least = params.elm24.min_facts
     if params.data.source == "toy" or not least:
         return None
@@ -97,4 +99,4 @@ def _told_films(params: Params, root: Path) -> int | None:
         records = _read_texts(path, read_lines(path)[0]).values()
     except DataError:
         return None  # the data stage says what is wrong
-    return sum(sum(bool(r.get(f)) for f in ("genres", "tags", "overview")) >= least for r in records)
+    return sum(facts_on_record(record) >= least for record in records)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from ilm_lib.files import open_to_others
+from ilm_lib.files import open_to_others, replace_folder
 from ilm_lib.model.backbone import context_length, freeze, load_backbone, read, weights_fingerprint
 from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.decode import Beams, beam_search
@@ -290,8 +290,7 @@ class ILM(nn.Module):
         card = model_card(config, tuple(self.cf.shape), self.llm, metrics)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         open_to_others(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        replace_folder(temporary, folder)
         return folder
 
     @classmethod

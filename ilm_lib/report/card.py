@@ -19,7 +19,8 @@ from ilm_lib.profiles import ROOT
 _PACKAGES = ("torch", "transformers", "accelerate", "numpy", "scipy", "pandas", "implicit", "irspack")
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """The version of an installed package, or "not installed"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -72,7 +73,7 @@ def run_card(
     if not 0 <= wall < 1e8:
         raise ValueError("run_card: started must be time.time() at the start of the run")
     rows: list[tuple[str, object]] = [("commit", commit()), ("python", platform.python_version())]
-    rows += [(name, _version(name)) for name in ("ilm-study", *_PACKAGES)]
+    rows += [(name, package_version(name)) for name in ("ilm-study", *_PACKAGES)]
     rows += [("seed", seed), ("device", device), ("precision", precision)]
     rows += [(f"sha256 {name}", digest[:16]) for name, digest in checksums.items()]
     rows += [("wall time", f"{wall:.1f} s"), ("peak memory", f"{peak_memory_gib():.2f} GiB")]

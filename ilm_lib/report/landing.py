@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ilm_lib.files import replace_folder
 from ilm_lib.profiles import ROOT, report_dir
 from ilm_lib.report.html import back_links, page, verdict_badge, write_page
 from ilm_lib.report.markdown import render_markdown
@@ -37,8 +38,7 @@ def publish(profile: str, reports: Path = REPORTS) -> Path:
     html = index.read_text(encoding="utf-8")
     up = back_links([("All reports", "../index.html"), ("What we found", "../findings.html")])
     index.write_text(html.replace('<nav class="back"></nav>', f'<nav class="back">{up}</nav>', 1), encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
+    replace_folder(fresh, target)
     landing(reports)
     return target / "index.html"
 

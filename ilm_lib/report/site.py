@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from ilm_lib.files import write_text
+from ilm_lib.files import replace_folder, write_text
 from ilm_lib.methods import TRAINED
 from ilm_lib.paper import PAPER, PUBLISHED_ML100K
 from ilm_lib.profiles import profile_path, report_dir, runs_dir
@@ -86,18 +86,8 @@ def render_site(profile: str, *, notebooks: Sequence[Path], results: Path, out: 
         shutil.copyfile(source, fresh / "claims.csv")
     body = _first_page(profile, rows, claims, fresh, pages, card)
     write_page(fresh / "index.html", page(f"ILM study: {profile}", body))
-    _swap(fresh, out)
+    replace_folder(fresh, out)
     return out / "index.html"
-
-
-def _swap(fresh: Path, out: Path) -> None:
-    """Put a finished folder in the place of the old one."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(fresh, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @dataclass(frozen=True)

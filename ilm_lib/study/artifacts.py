@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +23,9 @@ from filelock import FileLock
 from pydantic import BaseModel
 
 from ilm_lib.data import DataError
-from ilm_lib.files import open_to_others, read_json, sha256, write_json
+from ilm_lib.files import open_to_others, read_json, replace_folder, sha256, write_json
 from ilm_lib.profiles import runs_dir
-from ilm_lib.report.card import peak_memory_gib
+from ilm_lib.report.card import package_version, peak_memory_gib
 from ilm_lib.study.code_key import code_digest
 
 LARGE = 64 << 20  # bytes; a larger file is read again only when its size or its time has changed
@@ -147,9 +144,7 @@ def stage(
         (partial / "state.pt").unlink(missing_ok=True)
         open_to_others(partial)
         write_json(partial / "manifest.json", {**identity, **_cost(started), "files": _noted(partial)})
-        if artifact.folder.exists():
-            shutil.rmtree(artifact.folder)
-        os.replace(partial, artifact.folder)
+        replace_folder(partial, artifact.folder)
     return artifact
 
 
@@ -181,18 +176,11 @@ def _digest_of(value: Any) -> str:
 
 def _cost(started: float) -> dict[str, Any]:
     return {
-        "packages": {package: _version(package) for package in PACKAGES},
+        "packages": {package: package_version(package) for package in PACKAGES},
         "python": platform.python_version(),
         "seconds": round(time.time() - started, 2),
         "peak_memory_gib": round(peak_memory_gib(), 3),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _noted(folder: Path) -> dict[str, dict[str, Any]]:
@@ -202,9 +190,10 @@ def _noted(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _is_as_noted(path: Path, noted: Mapping[str, Any]) -> bool:
-    if path.stat().st_size != noted["size"]:
+    seen = _size_and_time(path)
+    if seen["size"] != noted["size"]:
         return False
-    unchanged = noted["size"] > LARGE and _size_and_time(path)["modified"] == noted["modified"]
+    unchanged = seen["size"] > LARGE and seen["modified"] == noted["modified"]
     return unchanged or sha256(path) == noted["sha256"]
 
 

@@ -97,17 +97,21 @@ def code_digest(function: Callable[..., Any]) -> str:
     Raises:
         LookupError: a name is imported from the library that cannot be found there.
     """
-    module = _of_library(function.__module__)
-    if module is None or "." in function.__qualname__:
-        raise LookupError(f"{function.__module__}.{function.__qualname__} is no function of a module of the library")
-    return _Closure(Definition(module, function.__name__)).digest()
+    return _closure(function).digest()
 
 
 def reached(function: Callable[..., Any]) -> set[str]:
     """The definitions that `code_digest` covers, as "module.name" or "module.Class.method"."""
-    closure = _Closure(Definition(_of_library(function.__module__) or "", function.__name__))
+    closure = _closure(function)
     closure.digest()
     return {".".join(filter(None, definition)) for definition in closure.number}
+
+
+def _closure(function: Callable[..., Any]) -> _Closure:
+    module = _of_library(function.__module__)
+    if module is None or "." in function.__qualname__:
+        raise LookupError(f"{function.__module__}.{function.__qualname__} is no function of a module of the library")
+    return _Closure(Definition(module, function.__name__))
 
 
 class Written(NamedTuple):
@@ -206,10 +210,8 @@ class _Writer:
         """A node whose body has names of its own; what stands outside it (defaults, annotations, bases) has not."""
         is_class, is_function = isinstance(node, ast.ClassDef), isinstance(node, FUNCTIONS)
         body = _without_docstring(node.body) if is_class or is_function else [node]
-        if is_class and not self.local and not self.definition.method:
-            body = [
-                s for s in body if not isinstance(s, FUNCTIONS) or _always_called(s)
-            ]  # others where they are called
+        if is_class and not self.local and not self.definition.method:  # other methods count where they are called
+            body = [s for s in body if not isinstance(s, FUNCTIONS) or _always_called(s)]
         outside = [self.write(value) for name, value in _fields(node) if _evaluated_outside(node, name)]
         imported = {
             name: target

@@ -173,12 +173,14 @@ def new_ilm(
     item_encoder = new_encoder(
         encoder, table, model, qformer=qformer, mlp_tokens=settings.mlp_tokens, seed=seed, aligned=weights
     )
-    return _ilm(model, tokenizer, item_encoder, table, num_items, tasks, settings.item_positions)
+    catalogue = tasks.catalogue() if tasks else None
+    return ILM(model, tokenizer, item_encoder, table, num_items, catalogue, settings.item_positions)
 
 
 def cf_of_model(cf: Artifact, seed: int, shuffled: bool) -> tuple[Tensor, int]:
     """The scaled table of a model, in which every item and user may carry another one's vector, and I."""
-    table, num_items = inputs.scaled_cf(cf), len(inputs.cf_embeddings(cf).item)
+    vectors = inputs.cf_embeddings(cf)
+    table, num_items = torch.from_numpy(vectors.scaled_table()), len(vectors.item)
     if shuffled:
         rng = np.random.default_rng(seed)
         order = [rng.permutation(num_items), num_items + rng.permutation(len(table) - num_items)]
@@ -203,19 +205,8 @@ def trained_ilm(
     if trained is not None:
         encoder = build_encoder(read_json(trained.path("encoder.json"))["config"])
         encoder.load_state_dict(load_file(trained.path("encoder.safetensors")))
-    return _ilm(model, tokenizer, encoder, table, num_items, tasks, item_positions).eval()
-
-
-def _ilm(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoder: Any,
-    table: Tensor,
-    num_items: int,
-    tasks: RecommendationTasks | None,
-    item_positions: ItemPositions,
-) -> ILM:
-    return ILM(model, tokenizer, encoder, table, num_items, tasks.catalogue() if tasks else None, item_positions)
+    catalogue = tasks.catalogue() if tasks else None
+    return ILM(model, tokenizer, encoder, table, num_items, catalogue, item_positions).eval()
 
 
 def load_ilm(params: Params, seed: int, method: str, *, trained: bool = True) -> ILM:

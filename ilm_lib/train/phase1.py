@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ilm_lib.devices import device
 from ilm_lib.files import write_json
+from ilm_lib.methods import TEXT_LOSSES
 from ilm_lib.model.kernels import pair_similarity
 from ilm_lib.model.qformer import QFormer
 from ilm_lib.model.text_codec import TextCodec, bert_folder
@@ -26,8 +27,6 @@ from ilm_lib.settings import Loss, Phase1, QFormerParams
 from ilm_lib.train.loop import fit
 from ilm_lib.train.losses import hard_negatives, interaction_loss, itc_loss, itg_loss, itm_loss, query_similarity
 from ilm_lib.train.pairs import TEXT_KINDS, Batches, Pairs
-
-TEXT_LOSSES = ("itc", "itg", "itm")
 
 
 class Losses(nn.Module):
