@@ -45,7 +45,7 @@ check: .venv/.installed ## style, types and the fast tests, side by side (under 
 
 # The fast tests, every other file, so that two cores share them.
 fast-odd fast-even: fast-%: .venv/.installed
-	@$(BIN)/python -m pytest -q -m "not slow" $$(ls tests/test_*.py | awk 'NR % 2 == ($(if $(filter odd,$*),1,0))')
+	@$(BIN)/python -m pytest -q -m "not slow" $$(ls tests/test_*.py tests/rough/test_*.py 2>/dev/null | awk 'NR % 2 == ($(if $(filter odd,$*),1,0))')
 
 lint: .venv/.installed ## style of code and notebooks (ruff)
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check .

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from ilm_lib.errors import Refusal
 from ilm_lib.methods import METHODS, TRAINED, Loss
 
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -20,7 +21,7 @@ ItemPositions = Literal["shared", "own"]
 BatchSize = Annotated[int, Field(gt=1)]
 
 
-class ParamsError(ValueError):
+class ParamsError(Refusal, ValueError):
     """A setting is unknown or out of range; the message names it and what is allowed."""
 
 

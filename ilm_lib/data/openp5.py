@@ -29,13 +29,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ilm_lib.data.dataset import TEXT_FIELDS, Dataset
+from ilm_lib.errors import Refusal
 
 FIRST_USER, FIRST_ITEM = 1, 1001  # where OpenP5's numbering starts
 MIN_ITEMS = 3  # one for training, dev and test each
 BLOCK = 1 << 24  # bytes of text, and interactions, that are in memory at a time
 
 
-class DataError(ValueError):
+class DataError(Refusal, ValueError):
     """Input that cannot be used; the message gives file, line, what is wrong and a remedy."""
 
     def __init__(self, path: Path, line: int | None, wrong: str, remedy: str):

@@ -15,6 +15,7 @@ import yaml
 
 from ilm_lib import profiles
 from ilm_lib.data.dataset import Dataset
+from ilm_lib.errors import Refusal
 from ilm_lib.files import write_text
 from ilm_lib.profiles import profile_path
 from ilm_lib.settings import Params, validate
@@ -24,7 +25,7 @@ LEAST_TEXTS = 50  # items with a text, so that phase 1 has batches of them and a
 LEAST_FILMS = 100  # items with the facts that the 24 ELM tasks ask about, so that ten are left to test
 
 
-class TooSmall(ValueError):
+class TooSmall(Refusal, ValueError):
     """The data cannot carry a study; the message says which count falls short."""
 
 

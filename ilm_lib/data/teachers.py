@@ -18,6 +18,7 @@ from filelock import FileLock
 from ilm_lib.data.elm24 import SENTENCE_END
 from ilm_lib.data.instructions import Request, Teacher
 from ilm_lib.data.openp5 import DataError
+from ilm_lib.errors import Refusal
 from ilm_lib.progress import progress
 
 MAX_TOKENS = 160  # of an answer: 60 words with room
@@ -29,7 +30,7 @@ POINT = re.compile(r"^(?:[-*•]|\(?\d{1,2}[.)])\s+")
 QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»"}
 
 
-class TeacherError(RuntimeError):
+class TeacherError(Refusal, RuntimeError):
     """A teacher cannot be asked, or does not answer; the message says what to check. Answers so far are kept."""
 
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ilm_lib.errors import Refusal
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -21,7 +23,7 @@ _FLAGS = (
 )  # fmt: skip
 
 
-class NoBrowser(RuntimeError):
+class NoBrowser(Refusal, RuntimeError):
     """There is no Chromium, or it does not start; the message says what to do."""
 
 

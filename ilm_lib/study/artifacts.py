@@ -23,6 +23,7 @@ from filelock import FileLock
 from pydantic import BaseModel
 
 from ilm_lib.data import DataError
+from ilm_lib.errors import Refusal
 from ilm_lib.files import open_to_others, read_json, replace_folder, sha256, write_json
 from ilm_lib.profiles import runs_dir
 from ilm_lib.report.card import package_version, peak_memory_gib
@@ -32,11 +33,11 @@ LARGE = 64 << 20  # bytes; a larger file is read again only when its size or its
 PACKAGES = ("torch", "transformers", "numpy", "implicit", "irspack")
 
 
-class MissingStage(FileNotFoundError):
+class MissingStage(Refusal, FileNotFoundError):
     """An input of a stage has not been made yet; the message says what makes it."""
 
 
-class CorruptStage(RuntimeError):
+class CorruptStage(Refusal, RuntimeError):
     """A file of a stage is missing or was changed after it was written."""
 
 
