@@ -16,7 +16,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE := 1
 export RUFF_NO_CACHE := true
 
-.PHONY: help study lab test check fast-odd fast-even lint types publish check-reports bench clean
+.PHONY: help study lab test check fast-odd fast-even lint types publish check-reports rough bench clean
 .DEFAULT_GOAL := study
 
 help: ## list what can be made
@@ -58,6 +58,9 @@ publish: .venv/.installed ## copy the report of PROFILE to reports/, whose files
 
 check-reports: .venv/.installed ## look at the pages of reports/ in a headless Chromium
 	@$(BIN)/python -m ilm_lib.report check reports
+
+rough: .venv/.installed ## kill a study 40 times, break its files, fill its disk, ... (an hour; before a release)
+	@$(BIN)/python -m pytest -q tests/rough && $(BIN)/python tests/rough/run.py
 
 bench: .venv/.installed ## measure speed, write runs/speed/report/index.html
 	$(BIN)/python -m bench
