@@ -183,8 +183,8 @@ def flips(study: Study, wanted: Study) -> Outcome:
 def _ask(study: Study, files: list[Path]) -> list[str]:
     """How the library takes each of the files with a byte changed."""
     done = subprocess.run(
-        [sys.executable, __file__.replace("run.py", "flip.py"), str(study.runs / "toy")], input=json.dumps(list(map(str, files))),
-        cwd=study.home, env=study.environment(), capture_output=True, text=True,
+        [sys.executable, str(Path(__file__).with_name("flip.py")), str(study.runs / "toy")],
+        input=json.dumps(list(map(str, files))), cwd=study.home, env=study.environment(), capture_output=True, text=True,
     )  # fmt: skip
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
     if len(answers) != len(files):
