@@ -38,7 +38,7 @@ lab: .venv/.installed ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 test: lint types ## all tests, with the notebooks, and the coverage of ilm_lib (some minutes)
-	@$(BIN)/python -m pytest -q --cov --cov-report= --cov-fail-under=80
+	@$(BIN)/python -m pytest -q --cov --cov-report= --cov-fail-under=90
 
 check: .venv/.installed ## style, types and the fast tests, side by side (under a minute, no notebooks)
 	@$(MAKE) --no-print-directory -s -j4 --output-sync=target fast-odd fast-even lint types

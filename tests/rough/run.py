@@ -182,10 +182,9 @@ def flips(study: Study, wanted: Study) -> Outcome:
 
 def _ask(study: Study, files: list[Path]) -> list[str]:
     """How the library takes each of the files with a byte changed."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("flip.py")), str(study.runs / "toy")],
-        input=json.dumps(list(map(str, files))), cwd=study.home, env=study.environment(), capture_output=True, text=True,
-    )  # fmt: skip
+    command = [sys.executable, str(Path(__file__).with_name("flip.py")), str(study.runs / "toy")]
+    names, env = json.dumps(list(map(str, files))), study.environment()
+    done = subprocess.run(command, input=names, cwd=study.home, env=env, capture_output=True, text=True)
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
     if len(answers) != len(files):
         raise SystemExit(done.stderr[-3000:])
