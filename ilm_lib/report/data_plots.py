@@ -73,8 +73,8 @@ def plot_item_map(xy: np.ndarray, labels: Sequence[str], title: str) -> Figure:
     if other.any():
         ax.scatter(xy[other, 0], xy[other, 1], s=size, color="#C9CED4", lw=0, label=f"other ({other.sum():,})")
     for colour, genre in zip(SERIES, top, strict=False):
-        at = (genres == genre).to_numpy()
-        ax.scatter(xy[at, 0], xy[at, 1], s=size, color=colour, lw=0, alpha=0.8, label=f"{genre} ({at.sum():,})")
+        at, name = (genres == genre).to_numpy(), genre if len(genre) <= 30 else f"{genre[:29]}…"
+        ax.scatter(xy[at, 0], xy[at, 1], s=size, color=colour, lw=0, alpha=0.8, label=f"{name} ({at.sum():,})")
     ax.set(title=title, xlabel="Map dimension 1 (no unit)", ylabel="Map dimension 2 (no unit)", xticks=[], yticks=[])
     legend = fig.legend(*ax.get_legend_handles_labels(), loc="outside right upper", title="Genre (items)")
     for handle in legend.findobj(PathCollection):

@@ -25,6 +25,7 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.8, "axes.edgecolor": "#9AA3AD", "axes.spines.top": False,
     "axes.spines.right": False, "lines.linewidth": 1.8, "errorbar.capsize": 2.5,
     "figure.facecolor": "white", "axes.facecolor": "white",
+    "text.parse_math": False,  # a dollar in the name of a genre is a dollar
 }  # fmt: skip
 
 

@@ -1,12 +1,15 @@
 """Hostile titles in every place where a page, a card or a command shows a text of the data."""
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from markup import HOSTILE, Page
 
+from ilm_lib.report.data_plots import plot_item_map
 from ilm_lib.report.html import html_table, page
 from ilm_lib.report.notebook_pages import notebook_page
+from ilm_lib.report.style import alt_text, save_figure
 from ilm_lib.report.tables import show
 
 OURS = {script for script in Page.of_text(page("t", "")).scripts}
@@ -55,3 +58,10 @@ def test_no_text_acts_in_a_page(place, text, tmp_path):
 )
 def test_what_acts_is_found(bad):
     assert Page.of_text(page("t", bad)).wrong(OURS)
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=[str(n) for n in range(len(HOSTILE))])
+def test_every_genre_can_be_drawn(text, tmp_path):
+    figure = plot_item_map(np.eye(4)[:, :2], [text, text, "Drama", "$"], text[:80])
+    save_figure(figure, tmp_path / "map.png")
+    assert alt_text(tmp_path / "map.png").startswith(" ".join(text.split())[:20])
