@@ -550,7 +550,7 @@ SPLIT = [r | {"split": "test" if r["item"] > 6 else "train"} for r in GOOD]
         (4, {"item": 10}, "mine.jsonl:4: item is 10, the dataset has 10 items.*0 to 9"),
         (4, {"item": "3"}, "mine.jsonl:4: item is '3'"),
         (4, {"item": 1.5}, "mine.jsonl:4: item is 1.5"),
-        (4, {"item": float("nan")}, "mine.jsonl:4: item is nan"),
+        (4, {"item": float("nan")}, "mine.jsonl:4: is no JSON .*NaN is no number"),
         (5, {"other": -2, "prompt": "{film} {other}"}, "mine.jsonl:5: other is -2.*-1 for none"),
         (2, {"prompt": "Tell."}, "mine.jsonl:2: the prompt has no {film}.*Write {film}"),
         (2, {"prompt": "{film} {other}"}, "mine.jsonl:2: the prompt has {other}, the row no other film"),
