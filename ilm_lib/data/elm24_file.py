@@ -1,5 +1,6 @@
 """Rows in the form of the ELM-24 tasks from a file of one's own."""
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ilm_lib.data.lines import DataError, read_json_lines, read_lines
+from ilm_lib.data.lines import DataError, read_bytes, read_json_lines, read_lines
 
 NEEDED = ("task", "item", "prompt", "target")
 OPTIONAL = ("other", "split", "teacher")
@@ -58,8 +59,9 @@ def load_elm(path: Path, num_items: int, test_fraction: float = 0.1, seed: int =
 
 def _records(path: Path) -> Iterable[Record]:
     if path.suffix == ".parquet":
+        raw = read_bytes(path)
         try:
-            table = pd.read_parquet(path)
+            table = pd.read_parquet(io.BytesIO(raw))
         except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
             wrong = f"cannot be read as parquet ({str(error).partition(chr(10))[0]})"
             raise DataError(path, None, wrong, "Check the path and the file") from None
