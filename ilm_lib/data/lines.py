@@ -42,7 +42,11 @@ def shown(text: str, most: int = SHOWN) -> str:
 
 def is_id(raw_id: object) -> bool:
     """Blanks stand between ids in the OpenP5 form, so none can be within them, nor what no file can hold or show."""
-    return isinstance(raw_id, str) and raw_id.split() == [raw_id] and not BROKEN.search(raw_id)
+    if not isinstance(raw_id, str):
+        return False
+    if raw_id.isprintable():  # nearly all are
+        return raw_id != "" and " " not in raw_id
+    return raw_id.split() == [raw_id] and not BROKEN.search(raw_id)
 
 
 def read_bytes(path: Path) -> bytes:

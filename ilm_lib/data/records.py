@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def records_by_id(path: Path, lines: list[tuple[int, str]], notes: Counter[str])
         raw_id = record.get("id", record.get("asin"))
         if raw_id is None or raw_id == "":
             raise DataError(path, n, "text record without id", 'Add the item as "id" or "asin"')
-        if isinstance(raw_id, bool) or not isinstance(raw_id, (str, int)) or not is_id(str(raw_id)):
+        if type(raw_id) not in (str, int) or not is_id(str(raw_id)):
             remedy = "Write a text without blanks or a whole number, as in the interactions"
             raise DataError(path, n, f"{raw_id!r} is no item id", remedy)
         if str(raw_id) in records:
@@ -64,7 +63,7 @@ def records_by_id(path: Path, lines: list[tuple[int, str]], notes: Counter[str])
     return records
 
 
-def clean_record(path: Path, line: int | None, record: Mapping[str, Any], notes: Counter[str]) -> dict[str, Any]:
+def clean_record(path: Path, line: int | None, record: dict[str, Any], notes: Counter[str]) -> dict[str, Any]:
     """The record with its fields as the head of this file says; a clean one comes back as it is.
 
     Args:
@@ -73,9 +72,12 @@ def clean_record(path: Path, line: int | None, record: Mapping[str, Any], notes:
 
     Raises DataError for a value that is neither text nor a list of texts and cannot be made so.
     """
+    odd = {field for field, value in record.items() if field in KINDS and not _is_clean(field, value)}
+    if not odd:
+        return record
     found = {}
     for field, value in record.items():
-        if field in KINDS:
+        if field in odd:
             try:
                 value = _list(field, value, notes) if field in LISTS else _text(field, value, notes)
             except ValueError as error:
@@ -84,6 +86,15 @@ def clean_record(path: Path, line: int | None, record: Mapping[str, Any], notes:
                 continue
         found[field] = value
     return found
+
+
+def _is_clean(field: str, value: Any) -> bool:
+    """Whether a value is what it should be, told quickly: nearly all are. What is no printable text is looked at."""
+    if type(value) is list and field in LISTS and {*map(type, value)} <= {str} and all(map(str.strip, value)):
+        value = "".join(value) or "-"
+    elif field in LISTS:
+        return False
+    return type(value) is str and value.isprintable() and not value.isspace() and 0 < len(value) <= MOST
 
 
 def _text(field: str, value: Any, notes: Counter[str]) -> str | None:
