@@ -587,7 +587,7 @@ def test_malformed_own_files(tmp_path):
         load_elm(tmp_path / "gone.jsonl", 10)
     (tmp_path / "bad.parquet").write_text("no")
     for name in ("bad", "gone"):
-        with pytest.raises(DataError, match=f"{name}.parquet: cannot be read as parquet"):
+        with pytest.raises(DataError, match=f"{name}.parquet: cannot be read"):
             load_elm(tmp_path / f"{name}.parquet", 10)
     pd.DataFrame(GOOD).drop(columns="target").to_parquet(tmp_path / "few.parquet")
     with pytest.raises(DataError, match="few.parquet: missing column target"):
