@@ -13,6 +13,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pandas as pd
 
@@ -20,10 +21,14 @@ from ilm_lib import profiles
 from ilm_lib.data import data_dir
 from ilm_lib.data.dataset import TEXT_FIELDS, Dataset
 from ilm_lib.data.download import DATASETS, PROMPT_FILE, fetch
-from ilm_lib.data.openp5 import DataError, load_openp5
+from ilm_lib.data.lines import DataError, shown
+from ilm_lib.data.openp5 import COUNTED, load_openp5
 from ilm_lib.data.own_profile import Sizes, TooSmall, minutes, write_profile
 from ilm_lib.data.prepare import prepare, write_openp5
-from ilm_lib.data.raw import Texts, read_amazon_reviews, read_amazon_texts, read_csv, read_movielens, read_texts
+from ilm_lib.data.raw import Texts, read_amazon_reviews, read_amazon_texts, read_movielens
+from ilm_lib.data.records import read_texts
+from ilm_lib.data.tables import read_csv
+from ilm_lib.errors import LONGEST, Refusal
 from ilm_lib.paper import PAPER_TABLE2, table2_counts
 from ilm_lib.profiles import load_params, profile_path
 from ilm_lib.settings import ParamsError
@@ -37,6 +42,7 @@ OPENP5_COUNTS = {
 }
 PROMPTS = "prompts"  # the NAME that asks for OpenP5's prompts
 TEMPLATES = f"openp5/{PROMPT_FILE}"  # `data.templates` of the profiles
+NAME_BYTES = 200  # the names of folders end at 255, and theirs get a few more while they are written
 ROWS = ("users", "items", "interactions", "training examples", "test examples")
 
 
@@ -44,37 +50,64 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0, or 1 after a message on stderr."""
     parser = _parser()
     args = parser.parse_args(arguments)
+    try:
+        return run(args, parser)
+    except Refusal as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        where = error.filename or args.folder or data_dir()
+        wrong = f"cannot be read or written ({error.strerror or error})"
+        print(f"error: {DataError(where, None, wrong, 'Check the folder, its rights and the disk')}", file=sys.stderr)
+    return 1
+
+
+def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Run the command with its arguments; 0. Raises Refusal and OSError."""
+    args.profile = args.profile or args.name.lower()
+    for name in (args.name, args.profile):
+        if not re.fullmatch(r"(?!.*\.ya?ml$)\w[\w.-]*", name) or len(name.encode("utf-8", "replace")) > NAME_BYTES:
+            parser.error(f"{shown(repr(name), 60)} cannot name a folder or a profile: use letters, digits and . _ -, "
+                         f"at most {NAME_BYTES} bytes, without .yaml")  # fmt: skip
     root = args.folder or data_dir()
+    if args.csv and args.name in (PROMPTS, PROMPT_FILE):
+        parser.error(f"{args.name} is the name of OpenP5's prompts: choose another for your data")
     there = args.csv is None and (root / "openp5" / args.name / "user_sequence.txt").is_file()
     if args.csv is None and not there and args.name not in (*DATASETS, PROMPTS):
         parser.error(f"NAME is one of {', '.join((*DATASETS, PROMPTS))}, unless --csv gives the interactions")
     if args.csv is None and args.texts and there:
         parser.error(f"--texts needs --csv: {args.name} is there already, and is left as it is")
-    for name in filter(None, (args.name, args.profile)):
-        if not re.fullmatch(r"(?!.*\.ya?ml$)\w[\w.-]*", name):
-            parser.error(f"{name!r} cannot name a folder or a profile: use letters, digits and . _ -, without .yaml")
-    try:
-        if args.csv is None and args.name == PROMPTS:
-            print(f"OpenP5's prompts are in {fetch(PROMPT_FILE, root / 'openp5')}")
-            return 0
-        if there:
-            print(f"{root / 'openp5' / args.name} is there already, and is left as it is", end="\n\n")
-            dataset = load_openp5(root / "openp5" / args.name)
-        else:
-            dataset = build(args, root)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    if args.csv is None and args.name == PROMPTS:
+        print(f"OpenP5's prompts are in {fetch(PROMPT_FILE, root / 'openp5')}")
+        return 0
+    if there:
+        print(f"{root / 'openp5' / args.name} is there already, and is left as it is", end="\n\n")
+        dataset = load_openp5(root / "openp5" / args.name)
+        tell({what: count for what, count in dataset.notes.items() if what not in COUNTED})
+    else:
+        dataset = build(args, root)
     print(f"{dataset.notes['items_without_text']:>12,} items without text", end="\n\n")
     print(counts(dataset).to_string(na_rep="", float_format="{:,.0f}".format), end="\n\n")
     for warning in differences(dataset):
         print(f"warning: {warning}")
-    add_profile(dataset, args.profile or args.name.lower(), root)
+    add_profile(dataset, args.profile, root)
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {shown(message, LONGEST - 60)} (--help tells of all arguments)\n")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise argparse.ArgumentTypeError(f"{shown(text, 40)!r} is no whole number of 0 or more")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m ilm_lib.data", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -90,13 +123,13 @@ def _parser() -> argparse.ArgumentParser:
                         help='item texts, a JSON object a line: {"id": item, "title": ..., ...}; '
                         f"read are {', '.join(TEXT_FIELDS)}; they replace those of the raw "
                         "files")  # fmt: skip
-    parser.add_argument("--core", type=int, metavar="K",
+    parser.add_argument("--core", type=_count, metavar="K",
                         help="drop users and items with fewer than K interactions until none is "
                         "left (default: 5, with --csv 0); a user always needs 3 items")  # fmt: skip
     parser.add_argument("--profile", metavar="NAME",
                         help="the profile to write, params/NAME.yaml (default: the name of the "
                         "data in lower case); one that exists is left as it is")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="draws the item numbers (default: 0)")
+    parser.add_argument("--seed", type=_count, default=0, help="draws the item numbers (default: 0)")
     return parser
 
 
@@ -106,7 +139,7 @@ def build(args: argparse.Namespace, root: Path) -> Dataset:
     if folder.exists():  # before a download, not after it
         raise DataError(folder, None, "is there already, and is left as it is",
                         "Remove it or build into another place with --folder")  # fmt: skip
-    own = read_texts(args.texts) if args.texts else {}
+    own, made_clean = read_texts(args.texts) if args.texts else ({}, {})
     texts: Texts = {}
     if args.csv:
         table, notes = prepare(read_csv(args.csv), 0 if args.core is None else args.core)
@@ -125,12 +158,20 @@ def build(args: argparse.Namespace, root: Path) -> Dataset:
     print(f"wrote {folder}", end="\n\n")
     for step, dropped in notes.items():
         print(f"{dropped:>12,} interactions dropped: {step}")
+    tell(made_clean)
     if lost := len(own.keys() - set(table["item"])):
         print(f"{lost:>12,} texts dropped: of items without interactions")
         if lost == len(own):
-            ids = f"{args.texts} has {next(iter(own))!r}, the interactions have {table['item'].iloc[0]!r}"
+            here, there = (shown(repr(i), 60) for i in (next(iter(own)), table["item"].iloc[0]))
+            ids = f"{args.texts} has {here}, the interactions have {there}"
             print(f"warning: no text is of an item of the interactions, their ids differ: {ids}")
     return load_openp5(folder)
+
+
+def tell(made_clean: dict[str, int]) -> None:
+    """Print what became of item texts that were not in the form of `records`."""
+    for what, count in made_clean.items():
+        print(f"{count:>12,} of the texts: {what.replace('_', ' ')}")
 
 
 def add_profile(dataset: Dataset, profile: str, root: Path) -> None:

@@ -6,6 +6,7 @@ found and which digest it must have. Nothing is downloaded before `fetch` is cal
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import pooch
 from requests.exceptions import RequestException
 
-from ilm_lib.data.openp5 import DataError
+from ilm_lib.data.lines import DataError, shown
+from ilm_lib.files import sha256
 
 TIMEOUT = 30.0  # seconds to connect, and between two pieces of an answer
 
@@ -82,24 +84,35 @@ def fetch(file: str, folder: Path) -> Path:
 
     Raises KeyError for a file that is not in the registry; DataError for a file with another
     digest, a folder that cannot be written, and where no mirror gave the file: the message then
-    says where it may be found and where to put it.
+    says why, where it may be found and where to put it; each mirror is told as it is tried.
     """
     known = FILES[file]
     target = Path(folder).resolve() / file
     if not target.exists():
         _download(known, target)
-    digest, note = pooch.file_hash(str(target)), target.with_name(f"{file}.sha256")
-    expected = known.sha256
-    if expected is None and note.exists():
-        expected = (note.read_text(encoding="utf-8").split() or [None])[0]
-    if expected is None:
-        print(f"{file}: no SHA-256 is published, found {digest}; noted in {note.name}")
-        note.write_text(f"{digest}  {file}\n", encoding="utf-8")
-    elif digest != expected:
+    note = target.with_name(f"{file}.sha256")
+    try:
+        digest, expected = sha256(target), known.sha256 or _noted(note)
+        if expected is None:
+            note.write_text(f"{digest}  {file}\n", encoding="utf-8")
+            print(f"{file}: no SHA-256 is published, found {digest}; noted in {note.name}")
+    except OSError as error:
+        wrong = f"cannot be read or written ({error.strerror})"
+        raise DataError(Path(error.filename or target), None, wrong, "Check the folder") from None
+    if expected and digest != expected:
         wrong, remedy = f"has SHA-256 {digest}, expected {expected}", "Delete the file"
         remedy += "" if known.sha256 else f" (with {note.name}, if the new one is meant)"
         raise DataError(target, None, wrong, f"{remedy} to have it downloaded again")
     return target
+
+
+def _noted(note: Path) -> str | None:
+    """The digest that was found first, None where there is no note."""
+    if not note.exists():
+        return None
+    if not (found := re.match(rb"[0-9a-f]{64}\s", note.read_bytes())):
+        raise DataError(note, None, "holds no SHA-256", "Delete it, and the file that it vouches for")
+    return found[0].decode().strip()
 
 
 def _download(known: RawFile, target: Path) -> None:
@@ -108,9 +121,12 @@ def _download(known: RawFile, target: Path) -> None:
     def get_data(url: str, output: str, registry: pooch.Pooch | None) -> None:
         get(url, output, registry)
         with open(output, "rb") as file:
-            # Only a digest tells all; without one at least an error page is not taken for data.
-            if known.sha256 is None and file.read(64).lstrip()[:1] in (b"", b"<"):
-                raise ValueError("an empty or HTML page instead of the file")
+            start = file.read(64).lstrip()
+        # Only a digest tells all; without one at least an error page is not taken for data.
+        if start[:1] in (b"", b"<") or (known.sha256 is None and not start.startswith((b"\x1f\x8b", b"{"))):
+            raise ValueError("an empty, HTML or text page, not the file")
+        if known.sha256 not in (None, sha256(Path(output))):
+            raise ValueError(f"another SHA-256, {sha256(Path(output))}")
 
     pooch.get_logger().setLevel("WARNING")  # it would say on stderr what is printed here
     failures = []
@@ -120,14 +136,15 @@ def _download(known: RawFile, target: Path) -> None:
             pooch.retrieve(url, known.sha256, target.name, target.parent, downloader=get_data)
             return
         except (RequestException, ValueError) as error:
-            failures.append(f"\n  {url} ({_reason(error)})")
+            failures.append(shown(_reason(error), 44))
             print(f"{target.name}: {_reason(error)}", flush=True)
         except OSError as error:
             wrong = f"cannot be written ({error.strerror})"
             raise DataError(target, None, wrong, "Choose a folder you may write to") from None
+    wrong = f"is missing and no mirror gave it ({'; '.join(dict.fromkeys(failures)) or 'none is known'})"
     digest = f"SHA-256 {known.sha256}" if known.sha256 else "no SHA-256 is published"
-    remedy = f"Put {target.name} ({digest}) into {target.parent}; it may be found at"
-    raise DataError(target, None, "is missing and no mirror gave it", remedy + "".join(failures))
+    source = f"; it was at {known.mirrors[0]}{target.name}" if known.mirrors else ""
+    raise DataError(target, None, wrong, f"Put {target.name} ({digest}) there{source}")
 
 
 def _reason(error: Exception) -> str:
@@ -136,5 +153,5 @@ def _reason(error: Exception) -> str:
         return f"HTTP {response.status_code}"
     if isinstance(error, RequestException):
         cause = getattr(error.args[0], "reason", error) if error.args else error
-        return f"{type(error).__name__}: {str(cause).rpartition(': ')[2]}"[:160]
-    return str(error).partition(". ")[0]
+        return str(cause).rpartition(": ")[2] or type(error).__name__
+    return str(error)

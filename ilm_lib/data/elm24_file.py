@@ -1,13 +1,15 @@
 """Rows in the form of the ELM-24 tasks from a file of one's own."""
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from ilm_lib.data.openp5 import DataError, read_json_lines, read_lines
+from ilm_lib.data.lines import DataError, read_bytes, read_json_lines, read_lines
 
 NEEDED = ("task", "item", "prompt", "target")
 OPTIONAL = ("other", "split", "teacher")
@@ -57,12 +59,15 @@ def load_elm(path: Path, num_items: int, test_fraction: float = 0.1, seed: int =
 
 def _records(path: Path) -> Iterable[Record]:
     if path.suffix == ".parquet":
+        raw = read_bytes(path)
         try:
-            table = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
+            table = pd.read_parquet(io.BytesIO(raw))
+        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
             wrong = f"cannot be read as parquet ({str(error).partition(chr(10))[0]})"
             raise DataError(path, None, wrong, "Check the path and the file") from None
         _check_columns(path, None, table.columns)
+        if table.empty:
+            raise DataError(path, None, "holds no rows", "Write at least one")
         return list(enumerate(table.astype(object).where(table.notna(), None).to_dict("records"), 1))
     records = read_json_lines(path, read_lines(path)[0])
     for n, record in records:
@@ -77,6 +82,8 @@ def _check_columns(path: Path, line: int | None, columns: Iterable[str]) -> None
         raise DataError(path, line, f"unknown column {', '.join(unknown)}", allowed)
     if missing := [c for c in NEEDED if c not in columns]:
         raise DataError(path, line, f"missing column {', '.join(missing)}", allowed)
+    if len(set(columns)) < len(columns):
+        raise DataError(path, line, "a column is there twice", allowed)
 
 
 def _checked(path: Path, line: int, record: dict[str, Any], num_items: int) -> tuple:
@@ -110,10 +117,12 @@ def _checked(path: Path, line: int, record: dict[str, Any], num_items: int) -> t
             else "the row has another film, the prompt no {other}",
             "Give both or neither",
         )
-    split = record.get("split")
-    if split not in (None, "train", "test"):
+    split, teacher = record.get("split"), record.get("teacher")
+    if split is not None and not (isinstance(split, str) and split in ("train", "test")):
         refuse(f"split is {split!r}", "Write train or test")
-    return line, task, films[0], films[1], prompt, target, record.get("teacher") or f"file:{path.name}", split
+    if teacher is not None and not isinstance(teacher, str):
+        refuse(f"teacher is {teacher!r}", "Give a name or leave it out")
+    return line, task, films[0], films[1], prompt, target, teacher or f"file:{path.name}", split
 
 
 def _draw_splits(path: Path, table: pd.DataFrame, test_fraction: float, seed: int) -> list[str | None]:

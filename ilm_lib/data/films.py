@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from ilm_lib.data.openp5 import DataError, read_json_lines, read_lines
+from ilm_lib.data.lines import DataError, read_json_lines, read_lines
 from ilm_lib.data.raw import movielens_texts
+from ilm_lib.data.records import clean_record
 
 PLOTS = "overviews.jsonl.gz"  # {"movieId": 1, "overview": "..."} a line
 
@@ -15,21 +17,25 @@ PLOTS = "overviews.jsonl.gz"  # {"movieId": 1, "overview": "..."} a line
 def read_films(folder: Path) -> list[dict]:
     """Records (title, genres, overview) of the films of a release with movies.csv that have a plot in `PLOTS`.
 
-    Raises DataError for a missing file, a malformed line and a plot of a film that movies.csv does not have.
+    Raises DataError for a missing file, a malformed line, a film without title, and a plot that is blank, a film's
+    second, or of a film that movies.csv does not have.
     """
     texts, path, films = movielens_texts(folder), folder / PLOTS, []
+    first: dict[str, int] = {}  # film -> the line of its plot
     for line, record in read_json_lines(path, read_lines(path)[0]):
-        film = texts.get(str(record.get("movieId")))
-        if film is None or not isinstance(record.get("overview"), str):
-            raise DataError(
-                path,
-                line,
-                "names no film of movies.csv, or has no overview",
-                'Write {"movieId": ..., "overview": "..."}',
-            )
+        movie = str(record.get("movieId"))
+        film, plot = texts.get(movie), clean_record(path, line, record, Counter()).get("overview")
+        if film is None or plot is None:
+            wrong = "names no film of movies.csv, or has no overview"
+            raise DataError(path, line, wrong, 'Write {"movieId": ..., "overview": "..."}')
+        if first.setdefault(movie, line) != line:
+            wrong = f"is a second plot of film {movie}, after that of line {first[movie]}"
+            raise DataError(path, line, wrong, "Keep one of them")
+        if "title" not in film:
+            raise DataError(folder / "movies.csv", None, f"film {movie} has no title", "Write its title")
         # MovieLens 1M and 100K call it Children's.
         genres = ["Children's" if g == "Children" else g for g in film["genres"]]
-        films.append({"title": film["title"], "genres": genres, "overview": record["overview"]})
+        films.append({"title": film["title"], "genres": genres, "overview": plot})
     return films
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ilm_lib import profiles
-from ilm_lib.data.openp5 import DataError, _read_texts, read_lines
-from ilm_lib.settings import Params
+from ilm_lib.data.lines import DataError
+from ilm_lib.data.records import read_texts
+from ilm_lib.data.templates import SOURCE_FIELDS, load_templates
+from ilm_lib.settings import Params, Wording
 
 LEAST_FILMS = 20  # films that the ELM tasks need, so that a tenth of them are two to test
 
@@ -50,7 +52,20 @@ def _dataset(params: Params, root: Path) -> list[str]:
         elif not brings_prompts:
             how = f"{command('prompts')} downloads OpenP5's prompts; or leave out data.templates to use ours"
             found.append(f"{root / d.templates} is missing: {how}")
+    elif d.templates:
+        found += _templates(root / d.templates, params.evaluation.prompts)
     return found
+
+
+def _templates(path: Path, asked: tuple[Wording, ...]) -> list[str]:
+    """What is wrong with the templates of a file, or which of those that are asked for it has not."""
+    try:
+        kinds = {(t.task, t.wording) for t in load_templates(path)}
+    except DataError as error:
+        return [str(error)]
+    lacking = [f"{wording} {task}" for task in SOURCE_FIELDS for wording in asked if (task, wording) not in kinds]
+    remedy = "write one, or leave the wording out of evaluation.prompts"
+    return [f"{path} has no {lacking[0]} template: {remedy}"] if lacking else []
 
 
 def _elm24(params: Params, root: Path) -> list[str]:
@@ -96,7 +111,7 @@ def _told_films(params: Params, root: Path) -> int | None:
     if path is None:
         return 0
     try:
-        records = _read_texts(path, read_lines(path)[0]).values()
+        records = read_texts(path)[0].values()
     except DataError:
         return None  # the data stage says what is wrong
     return sum(facts_on_record(record) >= least for record in records)

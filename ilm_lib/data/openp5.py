@@ -14,34 +14,28 @@ time are broken by file order.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ilm_lib.data.dataset import TEXT_FIELDS, Dataset
-from ilm_lib.errors import Refusal
+from ilm_lib.data.lines import DataError, empty, lines_of, read_lines, unreadable
+from ilm_lib.data.records import records_by_id
 
 FIRST_USER, FIRST_ITEM = 1, 1001  # where OpenP5's numbering starts
+MOST_DIGITS = 18  # of an index number, which is then 8 bytes long
 MIN_ITEMS = 3  # one for training, dev and test each
+COUNTED = ("blank_lines", "repeated_items", "unused_user_indices", "unused_item_indices", "unused_texts",
+           "items_without_text")  # notes of every dataset; others tell what became of texts  # fmt: skip
 BLOCK = 1 << 24  # bytes of text, and interactions, that are in memory at a time
-
-
-class DataError(Refusal, ValueError):
-    """Input that cannot be used; the message gives file, line, what is wrong and a remedy."""
-
-    def __init__(self, path: Path, line: int | None, wrong: str, remedy: str):
-        where = f"{path}:{line}" if line else f"{path}"
-        super().__init__(f"{where}: {wrong}. {remedy}.")
 
 
 def load_openp5(folder: Path, *, name: str | None = None, index_seed: int = 0, cache: Path | None = None) -> Dataset:
@@ -53,8 +47,8 @@ def load_openp5(folder: Path, *, name: str | None = None, index_seed: int = 0, c
     memory holds users, items and one block of the interactions, never all of them.
 
     Raises DataError for anything malformed. Kept, and counted in `notes`: items repeated
-    within a user, items without text, blank lines. Dropped, and counted: index entries and
-    texts of users and items that are in no sequence.
+    within a user, items without text, blank lines, and what `records` made clean in texts.
+    Dropped, and counted: index entries and texts of users and items that are in no sequence.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -114,10 +108,12 @@ def _load(folder: Path, name: str, index_seed: int, file: BinaryIO) -> Dataset:
         codes[start : start + BLOCK] = row_of_code[codes[start : start + BLOCK]]
 
     text_file = next((p for end in ("", ".gz") if (p := folder / f"item_text.jsonl{end}").exists()), None)
-    records = _read_texts(text_file, lines(text_file.name)) if text_file else {}
+    made_clean: Counter[str] = Counter()
+    records = records_by_id(text_file, lines(text_file.name), made_clean) if text_file else {}
     texts = [records.get(item, {}) for item in items]
     notes["unused_texts"] = len(records.keys() - row.keys())
     notes["items_without_text"] = sum(not any(map(t.get, TEXT_FIELDS)) for t in texts)
+    notes |= {what: count for what, count in made_clean.items() if count}
     return Dataset(
         name=name,
         users=users,
@@ -130,65 +126,6 @@ def _load(folder: Path, name: str, index_seed: int, file: BinaryIO) -> Dataset:
         notes=notes,
         checksums=checksums,
     )
-
-
-def read_lines(path: Path) -> tuple[list[tuple[int, str]], str, int]:
-    """(line number, text) of every line that is not blank, the sha256, the blank lines.
-
-    UTF-8 only, plain or .gz. Raises DataError when missing, empty, damaged or not UTF-8.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    checksum = hashlib.sha256(raw).hexdigest()
-    if path.suffix == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(path, None, f"damaged gzip ({error})", "Fetch it again") from None
-    all_lines = _decode(path, raw)
-    lines = [(n, line) for n, line in enumerate(all_lines, 1) if line and not line.isspace()]
-    if not lines:
-        raise _empty(path)
-    return lines, checksum, len(all_lines) - len(lines)
-
-
-def read_json_lines(path: Path, lines: list[tuple[int, str]]) -> list[tuple[int, dict[str, Any]]]:
-    """(line number, object) of lines of `read_lines`. Raises DataError where a line is no JSON object."""
-    records = []
-    for n, line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            wrong = f"is no JSON ({error.msg} at column {error.colno})"
-            raise DataError(path, n, wrong, "Write one JSON object a line") from None
-        if not isinstance(record, dict):
-            raise DataError(path, n, "is no JSON object", "Write one JSON object a line")
-        records.append((n, record))
-    return records
-
-
-def _decode(path: Path, raw: bytes, lines_before: int = 0, bytes_before: int = 0) -> list[str]:
-    """The lines of a file, or of a block that starts after so many lines and bytes."""
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = lines_before + raw.count(b"\n", 0, error.start) + 1
-        wrong = f"byte {raw[error.start]:#04x} at offset {bytes_before + error.start} is not UTF-8"
-        raise DataError(path, line, wrong, "Save the file as UTF-8") from None
-    if not bytes_before:
-        text = text.removeprefix("\ufeff")
-    # Not splitlines(): it also breaks at U+2028 and its like, which JSON strings may hold.
-    return text.removesuffix("\n").split("\n")
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(path, None, f"cannot be read ({error.strerror})", "Check the folder")
-
-
-def _empty(path: Path) -> DataError:
-    return DataError(path, None, "is empty", "Write at least one line or remove the file")
 
 
 class _Sequences(NamedTuple):
@@ -205,7 +142,7 @@ def _read_sequences(path: Path, out: BinaryIO) -> _Sequences:
     try:
         file = open(path, "rb")
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     line_of: dict[str, int] = {}
     lengths: list[np.ndarray] = []
     known = pa.array([], pa.string())
@@ -213,7 +150,7 @@ def _read_sequences(path: Path, out: BinaryIO) -> _Sequences:
     with file:
         while raw := file.read(BLOCK) + file.readline():  # whole lines
             checksum.update(raw)
-            lines = pc.utf8_trim_whitespace(pa.array(_decode(path, raw, lines_before, bytes_before), pa.string()))
+            lines = pc.utf8_trim_whitespace(pa.array(lines_of(path, raw, lines_before, bytes_before), pa.string()))
             filled = pc.not_equal(lines, "").to_numpy(zero_copy_only=False)
             fields = pc.utf8_split_whitespace(lines.filter(pa.array(filled)))
             users = fields.offsets.to_numpy()[:-1]
@@ -240,7 +177,7 @@ def _read_sequences(path: Path, out: BinaryIO) -> _Sequences:
             lines_before += len(lines)
             bytes_before += len(raw)
     if not line_of:
-        raise _empty(path)
+        raise empty(path)
     out.flush()
     return _Sequences(
         line_of, np.concatenate(lengths), known.to_pylist(), repeated, lines_before - len(line_of), checksum.hexdigest()
@@ -255,6 +192,9 @@ def _read_index(path: Path, lines: list[tuple[int, str]]) -> dict[str, int]:
         if len(fields) != 2 or not (fields[1].isascii() and fields[1].isdigit()):
             wrong = f"{line.strip()!r} is no index entry"
             raise DataError(path, n, wrong, "Write a raw id, a blank and a whole number")
+        if len(fields[1]) > MOST_DIGITS:
+            wrong = f"index number {fields[1]} of {fields[0]!r} is too large"
+            raise DataError(path, n, wrong, f"Write at most {MOST_DIGITS} digits")
         raw_id, value = fields[0], int(fields[1])
         if raw_id in number:
             raise DataError(path, n, f"{raw_id!r} has two index numbers", "Keep one of them")
@@ -264,15 +204,3 @@ def _read_index(path: Path, lines: list[tuple[int, str]]) -> dict[str, int]:
         number[raw_id] = value
         taken[value] = raw_id
     return number
-
-
-def _read_texts(path: Path, lines: list[tuple[int, str]]) -> dict[str, dict]:
-    records: dict[str, dict] = {}
-    for n, record in read_json_lines(path, lines):
-        raw_id = record.get("id", record.get("asin"))
-        if isinstance(raw_id, bool) or not isinstance(raw_id, (str, int)) or raw_id == "":
-            raise DataError(path, n, "text record without id", 'Add the item as "id" or "asin"')
-        if str(raw_id) in records:
-            raise DataError(path, n, f"item {raw_id!r} has two text records", "Keep one of them")
-        records[str(raw_id)] = record
-    return records

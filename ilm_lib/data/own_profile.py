@@ -15,6 +15,7 @@ import yaml
 
 from ilm_lib import profiles
 from ilm_lib.data.dataset import Dataset
+from ilm_lib.data.elm24 import facts_on_record
 from ilm_lib.errors import Refusal
 from ilm_lib.files import write_text
 from ilm_lib.profiles import profile_path
@@ -63,7 +64,7 @@ class Sizes:
             texts=len(texts),
             words=int(np.percentile([len(t) for t in texts], 95)) if texts else 0,
             vocabulary=len({word for text in texts for word in text}),
-            films=sum(_facts(text) >= 2 for text in dataset.texts),
+            films=sum(facts_on_record(text) >= 2 for text in dataset.texts),
             longest=int(np.diff(dataset.offsets).max()),
         )
         for name in ("users", "items", "examples"):
@@ -79,12 +80,6 @@ class Sizes:
     @property
     def tells_films(self) -> bool:
         return self.films >= LEAST_FILMS
-
-
-def _facts(text: dict) -> int:
-    """How many of genres and tags (lists) and overview (text) a record has."""
-    lists = sum(isinstance(text.get(f), list) and bool(text[f]) for f in ("genres", "tags"))
-    return lists + (isinstance(text.get("overview"), str) and bool(text["overview"].strip()))
 
 
 def write_profile(dataset: Dataset, profile: str, folder: str) -> Path | None:
@@ -205,7 +200,7 @@ def left_out(sizes: Sizes) -> list[str]:
     if not sizes.tells_films:
         out.append(
             "Left out: the 24 ELM tasks, which tell about films. "
-            f"{sizes.films:,} items have two of genres (a list), tags (a list) and overview, {LEAST_FILMS} are needed."
+            f"{sizes.films:,} items have two of genres, tags and overview, {LEAST_FILMS} are needed."
         )
     return out
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ilm_lib.data.openp5 import FIRST_ITEM, FIRST_USER, MIN_ITEMS, DataError
-from ilm_lib.data.raw import is_id
+from ilm_lib.data.lines import DataError, is_id
+from ilm_lib.data.openp5 import FIRST_ITEM, FIRST_USER, MIN_ITEMS
 from ilm_lib.data.time_order import in_time_order
 
 
@@ -70,7 +70,7 @@ def write_openp5(folder: Path, interactions: pd.DataFrame, texts: Mapping[str, d
     items are left out. The folder appears complete or not at all.
 
     Raises DataError where the folder exists, for an empty table, for an id that is no text or
-    holds blanks, and for a user with fewer than three items.
+    holds blanks, and for a user with fewer than three items; OSError where it cannot be written.
     """
     folder = Path(folder)
     if folder.exists():

@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Literal, get_args
 
-from ilm_lib.data.openp5 import DataError, read_lines
+from ilm_lib.data.lines import DataError, read_lines
 from ilm_lib.settings import Wording
 
 Task = Literal["sequential", "straightforward"]
@@ -35,8 +35,22 @@ class Template:
 
 
 def load_templates(path: Path) -> list[Template]:
-    """Templates of a file in file order; DataError naming the line for malformed ones."""
-    return [_parse(Path(path), n, line) for n, line in read_lines(Path(path))[0]]
+    """Templates of a file in file order.
+
+    Raises DataError naming the line for a malformed one and for one that is both seen and unseen; and where a task has
+    no seen template, from which a model could learn it.
+    """
+    path, found, first = Path(path), [], {}
+    for n, line in read_lines(path)[0]:
+        template = _parse(path, n, line)
+        wording, before = first.setdefault((template.task, template.source), (template.wording, n))
+        if wording != template.wording:
+            wrong = f"is {template.wording} here and {wording} in line {before}, which tests what was trained"
+            raise DataError(path, n, wrong, "Keep one of the two")
+        found.append(template)
+    if lacking := SOURCE_FIELDS.keys() - {t.task for t in found if t.wording == "seen"}:
+        raise DataError(path, None, f"has no seen {min(lacking)} template", "Write at least one of each task")
+    return found
 
 
 def select(templates: Iterable[Template], task: Task, wording: Wording) -> list[Template]:
@@ -61,9 +75,13 @@ def _parse(path: Path, n: int, line: str) -> Template:
         raise DataError(path, n, f"{wording!r} is neither seen nor unseen", "Write one of the two")
     for name, text, wanted in (("source", source, SOURCE_FIELDS[task]), ("target", target, TARGET_FIELDS)):
         try:
-            present = {field for _, field, _, _ in Formatter().parse(text) if field is not None}
+            parts = [part for part in Formatter().parse(text) if part[1] is not None]
         except ValueError as error:
             raise DataError(path, n, f"bad braces in the {name} ({error})", "Close them") from None
+        present = {field for _, field, _, _ in parts}
+        if any(spec or conversion for _, _, spec, conversion in parts):
+            wrong = f"a placeholder of the {name} has a ':' or '!' within its braces"
+            raise DataError(path, n, wrong, "Write its name alone")
         if present != wanted:
             wrong = f"placeholders of the {name} are {sorted(present)}"
             raise DataError(path, n, wrong, f"A {task} {name} has {sorted(wanted)}")
