@@ -7,15 +7,19 @@ only logs a misspelt parameter and runs on with the default.
 
 from __future__ import annotations
 
+import difflib
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import yaml
-
-from ilm_lib.settings import Params, ParamsError, merge, merge_dotted, unknown_key, validate
+from ilm_lib.contradictions import refuse_contradictions
+from ilm_lib.explain import fitting, shown, unknown_key
+from ilm_lib.settings import Params, ParamsError, validate
+from ilm_lib.values import merge, merge_dotted, names_a_folder
+from ilm_lib.yaml_file import read_yaml
 
 #: The installed code: nothing is ever written there.
 PACKAGE = Path(__file__).resolve().parent
@@ -30,25 +34,48 @@ def load_params(source: str | Path | Mapping[str, Any] = "toy", **overrides: Any
     Args:
         source: a profile's name (`params/<name>.yaml`), a YAML file, or a notebook's `globals()`.
             From a notebook, `profile` picks the file and every other plain value overrides it.
-        overrides: dotted keys, e.g. `**{"phase1.steps": 100}`.
+        overrides: dotted keys, e.g. `**{"phase1.steps": 100}`. The profile is none of them: its runs lie in a folder
+            of its name, and another's settings do not get there.
 
     Raises:
-        ParamsError: unknown or invalid key; the message names it, with the allowed ones.
+        ParamsError: unknown or invalid key, or settings that contradict each other; the message names it, with the
+            file and line that gave it.
     """
     given: dict[str, Any] = {}
     if isinstance(source, Mapping):
         given = _from_notebook(source)
-        overrides = {**given.pop("overrides", {}), **overrides}
-    name = given.pop("profile", "toy") if isinstance(source, Mapping) else source
-    params = validate(merge_dotted(merge(_read_profile(name), given), overrides))
-    if not re.fullmatch(r"\w[\w.-]*", params.profile):  # it names folders, and goes to a shell
-        raise ParamsError(f"profile {params.profile!r} cannot name a folder: use letters, digits and . _ -")
-    for name, changes in params.ablations.readings.items():
-        try:
-            params.with_(**changes)
-        except ParamsError as error:
-            raise ParamsError(f"ablations.readings, {name!r}: {error}") from None
+        overrides = {**_overrides(given.pop("overrides", {})), **overrides}
+        source = given.pop("profile", "toy")
+    path, values, lines = _read_profile(source)
+    settings = merge_dotted(merge(values, given), _overrides(overrides))
+
+    def place(key: tuple[Any, ...]) -> str:
+        key = tuple(takewhile(lambda part: isinstance(part, str), key))  # what follows counts in a list
+        from_file = key in lines and _at(settings, key) is _at(values, key)
+        return f"{path.name}:{lines[key]}: " if from_file else ""
+
+    params = validate(settings, place)
+    refuse_contradictions(params)
     return params
+
+
+def _overrides(given: Any) -> dict[str, Any]:
+    """Dotted keys and their values, checked to be keys."""
+    if not isinstance(given, Mapping):
+        raise ParamsError(f"overrides: {shown(given)} is no mapping; write e.g. {{'phase1.steps': 100}}")
+    for key in given:
+        if not isinstance(key, str) or not all(key.split(".")):
+            raise ParamsError(f"overrides: the key {shown(key)} is no dotted key; write e.g. 'phase1.steps'")
+        if key.split(".")[0] == "profile":
+            raise ParamsError("overrides: profile names a file and the folder of its runs; give it as profile alone")
+    return dict(given)
+
+
+def _at(values: Any, key: Iterable[Any]) -> Any:
+    """What lies in nested mappings at a path; None where nothing does."""
+    for part in key:
+        values = values.get(part) if isinstance(values, Mapping) else None
+    return values
 
 
 def profile_path(name: str | Path) -> Path:
@@ -99,17 +126,30 @@ def _profile_folders() -> tuple[Path, Path]:
     return ROOT / "params", PACKAGE / "_profiles"  # the second is `params/` in an installed copy
 
 
-def _read_profile(name: str | Path) -> dict[str, Any]:
-    path = profile_path(name)
-    if not path.is_file():
-        known = sorted({p.stem for folder in _profile_folders() for p in folder.glob("*.yaml")})
-        raise ParamsError(f"no profile {str(name)!r}: {path.name} is not in params/. Known: {', '.join(known)}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path.name} is not valid YAML: {error}") from None
-    values.setdefault("profile", path.stem)
-    return values
+def _read_profile(source: Any) -> tuple[Path, dict[str, Any], dict[tuple[str, ...], int]]:
+    """The file of a profile, its settings with its name, and the lines of their keys."""
+    if not isinstance(source, (str, Path)):
+        raise ParamsError(f"profile: {shown(source)} is no name; give that of a file in params/, e.g. 'toy'")
+    path, by_name = profile_path(source), Path(source).suffix not in {".yaml", ".yml"}
+    if by_name and (not names_a_folder(str(source)) or not path.exists()):
+        raise ParamsError(_no_profile(str(source)))
+    values, lines = read_yaml(path)
+    if path.name not in os.listdir(path.parent):  # a file system that does not tell A from a
+        raise ParamsError(f"{path.name} is called otherwise in its folder; write the profile's name as it is there")
+    name = values.setdefault("profile", path.stem)
+    if isinstance(name, str) and names_a_folder(name) and name != path.stem:
+        raise ParamsError(
+            f"{path.name}:{lines['profile',]}: profile: {shown(name)} is another's name, whose runs it would mix with; "
+            f"write profile: {path.stem[:80]} or leave the line out"
+        )
+    return path, values, lines
+
+
+def _no_profile(name: str) -> str:
+    known = sorted({p.stem for folder in _profile_folders() for p in folder.glob("*.yaml")})
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"no profile {shown(name)} in params/.{hint} Known: {fitting(known, 150, 'the files of params/')}"
 
 
 _CHECKED = "_ilm_parameters_checked"
@@ -121,16 +161,22 @@ def _from_notebook(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters among a notebook's globals.
 
     On the first call nothing but parameters has been assigned, so any other plain value is a
-    misspelt parameter. Later calls in the same kernel (a cell run again) look at known names only.
+    misspelt parameter, and a parameter that is no plain value is a wrong one. Later calls in the
+    same kernel (a cell run again) look at known names only.
     """
     allowed = {*Params.model_fields, "overrides"}
-    found = {
-        k: v for k, v in namespace.items() if not k.startswith("_") and k not in _IPYTHON and isinstance(v, _PLAIN)
-    }
+    found = {k: v for k, v in namespace.items() if not str(k).startswith("_") and k not in _IPYTHON}
+    plain = {k: v for k, v in found.items() if isinstance(v, _PLAIN)}
     if not namespace.get(_CHECKED):
-        for key in found:
+        for key in plain:
             if key not in allowed:
-                raise ParamsError(unknown_key("", key, sorted(allowed)))
+                raise ParamsError(unknown_key("", str(key), sorted(allowed)))
+        for key in allowed & (found.keys() - plain.keys()):
+            if not isinstance(found[key], ModuleType) and not callable(found[key]):
+                kind = type(found[key]).__name__
+                raise ParamsError(f"{key}: a {kind} is no plain value; give a number, text, list or dict")
+    if plain.get("profile") == "":
+        raise ParamsError("profile: '' is no name; give that of a file in params/, e.g. 'toy'")
     if isinstance(namespace, dict):
         namespace[_CHECKED] = True
-    return {k: v for k, v in found.items() if k in allowed and v not in (None, {}, "", [], ())}
+    return {k: v for k, v in plain.items() if k in allowed and v not in (None, {}, "", [], ())}

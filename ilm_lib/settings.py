@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ilm_lib.errors import Refusal
+from ilm_lib.explain import explain
 from ilm_lib.methods import METHODS, TRAINED, Loss
+from ilm_lib.values import (
+    Batch,
+    Count,
+    Few,
+    Name,
+    Place,
+    ProfileName,
+    Rate,
+    Section,
+    Seed,
+    Separator,
+    Share,
+    Size,
+    Temperature,
+    distinct,
+    merge_dotted,
+    server,
+)  # fmt: skip
 
 Precision = Literal["float32", "bfloat16", "auto"]
 #: How a prompt is worded: by a template that training saw, or by the one it did not.
@@ -18,195 +36,207 @@ Wording = Literal["seen", "unseen"]
 #: What is ranked: all items, or those that the user has not had.
 HistoryRule = Literal["kept", "excluded"]
 ItemPositions = Literal["shared", "own"]
-BatchSize = Annotated[int, Field(gt=1)]
 
 
 class ParamsError(Refusal, ValueError):
     """A setting is unknown or out of range; the message names it and what is allowed."""
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
 class Optim(Section):
     """How one training loop runs. Steps are optimiser steps."""
 
-    steps: PositiveInt
-    batch_size: BatchSize = 32
-    accumulate: PositiveInt = Field(1, description="batches per step, where one of them is all that fits the memory")
-    lr: PositiveFloat = 5e-4
+    steps: Count
+    batch_size: Batch = 32
+    accumulate: Count = Field(1, description="batches per step, where one of them is all that fits the memory")
+    lr: Rate = 5e-4
     schedule: Literal["linear", "cosine"] = "linear"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     optimizer: Literal["adafactor", "adamw"] = "adamw"
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, le=10)
     precision: Precision = "float32"
 
 
 class Data(Section):
     source: Literal["toy", "openp5"] = "toy"
-    name: str = Field("Toy", description="the {dataset} of the prompts and of the tables")
-    folder: str | None = Field(None, description="OpenP5 form, relative to ILM_DATA_DIR")
-    num_items: int = Field(300, ge=50, description="toy only")
-    num_users: int = Field(1000, ge=50, description="toy only")
-    world_seed: int = Field(0, description="toy only; the world does not change with the run's seed")
-    history_max: int = Field(20, gt=0, description="items of history in a prompt, the last ones")
-    history_separator: str = " , "
-    templates: str | None = Field(None, description="file in OpenP5's prompt.txt form; default: ours")
+    name: Name = Field("Toy", description="the {dataset} of the prompts and of the tables")
+    folder: Place | None = Field(None, description="OpenP5 form, relative to ILM_DATA_DIR")
+    num_items: int = Field(300, ge=80, le=10_000, description="toy only")
+    num_users: int = Field(1000, ge=50, le=1_000_000, description="toy only")
+    world_seed: Seed = Field(0, description="toy only; the world does not change with the run's seed")
+    history_max: Count = Field(20, description="items of history in a prompt, the last ones")
+    history_separator: Separator = " , "
+    templates: Place | None = Field(None, description="file in OpenP5's prompt.txt form; default: ours")
 
     @model_validator(mode="after")
-    def _folder_for_real_data(self) -> Self:
-        if self.source == "openp5" and not self.folder:
+    def _of_one_source(self) -> Self:
+        if self.source == "toy":
+            if self.folder:
+                raise ValueError("data.folder is read with data.source: openp5 alone; add the source or leave it out")
+            if self.num_items * self.num_users > 10**8:
+                raise ValueError("data.num_items times data.num_users is more than 100,000,000; lower one of them")
+            return self
+        if not self.folder:
             raise ValueError("data.folder is needed with data.source: openp5, e.g. folder: openp5/ML100K")
+        if "name" not in self.model_fields_set:
+            raise ValueError("data.name is needed with data.source: openp5; prompts and tables call the data so")
+        for key in ("num_items", "num_users", "world_seed"):  # a default is said by files that hold every setting
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"data.{key} is of the toy world alone; leave it out with data.source: openp5")
         return self
 
 
 class Embeddings(Section):
     engine: Literal["implicit", "irspack"] = "irspack"
-    dim: int = Field(64, gt=0)
-    regularization: float | None = Field(None, ge=0, description="None: the engine's default")
-    unobserved_weight: float = Field(0.1, gt=0, description="iALS alpha0; WALS alpha = 1 + 1 / it")
-    iterations: int = Field(16, gt=0)
-    file: str | None = Field(None, description="your own .npz or .safetensors with keys user, item")
+    dim: Size = 64
+    regularization: float | None = Field(None, ge=0, le=1_000, description="None: the engine's default")
+    unobserved_weight: float = Field(0.1, ge=1e-6, le=100, description="iALS alpha0; WALS alpha = 1 + 1 / it")
+    iterations: Count = 16
+    file: Place | None = Field(None, description="your own .npz or .safetensors with keys user, item")
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if self.file and not self.file.endswith((".npz", ".safetensors")):
+            raise ValueError("embeddings.file is neither .npz nor .safetensors; store arrays user and item in one")
+        return self
 
 
 class SASRec(Optim):
     """The sequential baseline. The defaults did best of those tried on the dev items of Beauty; NDCG@10 there still
     rises with the steps (3,000 steps: .057, 5,000: .068; at lr 1e-3, 3,000 steps: .053)."""
 
-    steps: PositiveInt = 5000
-    batch_size: BatchSize = Field(128, description="users")
-    lr: PositiveFloat = 3e-3
+    steps: Count = 5000
+    batch_size: Batch = Field(128, description="users")
+    lr: Rate = 3e-3
     precision: Precision = "auto"
-    width: int = Field(64, gt=0)
-    layers: int = Field(2, gt=0)
-    heads: int = Field(2, gt=0)
+    width: Size = 64
+    layers: Few = 2
+    heads: Few = 2
     dropout: float = Field(0.5, ge=0, lt=1)
-    max_length: int = Field(50, gt=0, description="items of history that are read, the last ones")
-    eval_every: int = Field(500, gt=0, description="steps between dev evaluations; the best is kept")
-    dev_users: int = Field(5000, gt=0)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"sasrec.width {self.width} is not a multiple of sasrec.heads {self.heads}")
-        return self
+    max_length: Size = Field(50, description="items of history that are read, the last ones")
+    eval_every: Count = Field(500, description="steps between dev evaluations; the best is kept")
+    dev_users: Count = 5000
 
 
 class QFormerParams(Section):
-    num_query_tokens: int = Field(8, gt=0)
-    layers: int = Field(8, gt=0)
-    width: int = Field(768, gt=0)
-    heads: int = Field(12, gt=0)
-    cross_attention_frequency: int = Field(2, gt=0, description="cross attention in every n-th layer")
-    cf_keys: int = Field(1, gt=0, description="keys a CF vector is spread over for cross attention to choose among")
-    contrast_dim: int | None = Field(
+    num_query_tokens: Few = 8
+    layers: Few = 8
+    width: Size = 768
+    heads: Few = 12
+    cross_attention_frequency: Few = Field(2, description="cross attention in every n-th layer")
+    cf_keys: Few = Field(1, description="keys a CF vector is spread over for cross attention to choose among")
+    contrast_dim: Size | None = Field(
         256,
-        gt=0,
         description="contrasts compare projections of the outputs to that size, as "
         "BLIP-2; None: outputs as they are, equations 1 to 4",
     )
-    text_vocab: int = Field(8000, gt=300, description="BPE size when the text tower starts from scratch")
-    text_tower: str | None = Field(None, description="folder of a BERT-family checkpoint, 'minilm', or None")
-    max_text_tokens: int = Field(64, gt=4)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"qformer.width {self.width} is not a multiple of qformer.heads {self.heads}")
-        return self
+    text_vocab: int = Field(8000, gt=300, le=1_000_000, description="BPE size when the text tower starts from scratch")
+    text_tower: Place | None = Field(None, description="folder of a BERT-family checkpoint, 'minilm', or None")
+    max_text_tokens: int = Field(64, gt=4, le=65_536)
 
 
 class Phase1(Optim):
-    steps: PositiveInt = 40_000
-    batch_size: BatchSize = 256
-    lr: PositiveFloat = 3e-5
+    steps: Count = 40_000
+    batch_size: Batch = 256
+    lr: Rate = 3e-5
     schedule: Literal["linear", "cosine"] = "cosine"
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     losses: tuple[Loss, ...] = ("itc", "itg", "itm", "ui")
     query_selection: Literal["positive", "best"] = Field(
         "best", description="equations 2 and 4 to the letter, or the best query for every pair (BLIP-2)"
     )
-    temperature_text: float = Field(0.07, gt=0)
-    temperature_negatives: float = Field(
+    temperature_text: Temperature = 0.07
+    temperature_negatives: Temperature = Field(
         0.5,
-        gt=0,
         description="of the draw of ITM's negatives; at ITC's, as BLIP-2 has it, "
         "a Q-Former that starts from scratch learns no matching",
     )
-    temperature_interaction: float = Field(0.3, gt=0)
+    temperature_interaction: Temperature = 0.3
     center: bool = Field(True, description="subtract the batch mean before the cosine of ii / ui")
-    holdout: float = Field(0.1, gt=0, lt=0.5, description="share of every kind of pair kept out of training")
+    holdout: float = Field(0.1, ge=0.001, lt=0.5, description="share of every kind of pair kept out of training")
 
     @model_validator(mode="after")
     def _some_loss(self) -> Self:
-        if not self.losses or len(set(self.losses)) != len(self.losses):
-            raise ValueError("phase1.losses must name at least one loss and none twice")
+        distinct("phase1.losses", self.losses, least=1)
         return self
 
 
 class Backbone(Optim):
-    steps: PositiveInt = 100_000
+    steps: Count = 100_000
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
-    pretrained: str | None = Field(None, description="name or folder of a Hugging Face causal LM; None: ours")
-    layers: int = Field(8, gt=0)
-    width: int = Field(1024, gt=0)
-    heads: int = Field(16, gt=0)
-    vocab: int = Field(8000, gt=300)
+    pretrained: Place | None = Field(None, description="name or folder of a Hugging Face causal LM; None: ours")
+    layers: Few = 8
+    width: Size = 1024
+    heads: Few = 16
+    vocab: int = Field(8000, gt=300, le=1_000_000)
     index_tokens: Literal["pairs", "whole"] = Field(
         "pairs", description="how our LLM reads item_1234: two digits a token, or one token for every item and user"
     )
-    seed: int | None = Field(None, description="fix it to share one backbone between seeds; None: the run's seed")
+    seed: Seed | None = Field(None, description="fix it to share one backbone between seeds; None: the run's seed")
+
+    @model_validator(mode="after")
+    def _heads_are_even(self) -> Self:
+        if self.width // self.heads % 2:  # positions turn pairs of numbers
+            raise ValueError(f"backbone.width {self.width} over backbone.heads {self.heads} is odd; give an even share")
+        return self
 
 
 class Phase2(Optim):
-    steps: PositiveInt = 50_000
+    steps: Count = 50_000
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     loss_on: Literal["target", "text"] = Field("target", description="the answer only, or the whole text")
     item_positions: ItemPositions = Field("shared", description="where item tokens stand, see prompts.PromptEncoder")
-    mlp_tokens: int = Field(1, gt=0, description="soft tokens of the MLP baseline (CoLLM: 1)")
-    eval_every: int = Field(1000, gt=0, description="steps between dev evaluations; the best is kept")
-    dev_users: int = Field(1000, gt=0)
+    mlp_tokens: Few = Field(1, description="soft tokens of the MLP baseline (CoLLM: 1)")
+    eval_every: Count = Field(1000, description="steps between dev evaluations; the best is kept")
+    dev_users: Count = 1000
 
 
 class Evaluation(Section):
     enabled: bool = Field(True, description="False: the study leaves out notebooks 03, 04, 06, 07 and 09")
-    beams: int = Field(10, ge=10)
-    wide_beams: tuple[Annotated[int, Field(gt=10)], ...] = Field((), description="wider ones, compared in notebook 06")
+    beams: int = Field(10, ge=10, le=10_000)
+    wide_beams: tuple[Annotated[int, Field(gt=10, le=10_000)], ...] = Field(
+        (), description="wider ones, compared in notebook 06"
+    )
     constrained: bool = Field(True, description="beams walk a trie of valid ids; False: free, regex-filtered")
     prompts: tuple[Wording, ...] = ("seen", "unseen")
     histories: tuple[HistoryRule, ...] = ("kept", "excluded")
-    batch_size: int = Field(64, gt=0)
-    max_users: int | None = Field(None, description="a seeded sample of the users; None: all")
+    batch_size: Count = 64
+    max_users: Count | None = Field(None, description="a seeded sample of the users; None: all")
     precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _some_of_each(self) -> Self:
+        distinct("evaluation.prompts", self.prompts, least=1)
+        distinct("evaluation.histories", self.histories, least=1)
+        distinct("evaluation.wide_beams", self.wide_beams)
+        return self
 
 
 class Elm24(Section):
     enabled: bool = Field(True, description="False: the study leaves notebook 05 out")
-    test_fraction: float = Field(0.1, gt=0, lt=1)
+    test_fraction: Share = 0.1
     min_facts: int = Field(0, ge=0, le=3, description="least number of genres, tags and plot on record of a film")
-    rows_per_task: int | None = Field(None, description="cap on the test rows of a task")
-    phase1_steps: int = Field(259_000, gt=0)
-    backbone_steps: int = Field(100_000, gt=0)
-    backbone_batch_size: int = Field(32, gt=1)
-    backbone_lr: PositiveFloat | None = Field(None, description="None: that of the profile's backbone")
-    other_films: str | None = Field(
+    rows_per_task: Count | None = Field(None, description="cap on the test rows of a task")
+    phase1_steps: Count = 259_000
+    backbone_steps: Count = 100_000
+    backbone_batch_size: Batch = 32
+    backbone_lr: Rate | None = Field(None, description="None: that of the profile's backbone")
+    other_films: Place | None = Field(
         None,
         description="a MovieLens release with plots (data/films.py), relative to "
         "ILM_DATA_DIR: its films that are not the profile's teach our "
         "LLM to read; None: the training films do",
     )
-    phase2_steps: int = Field(100_000, gt=0)
+    phase2_steps: Count = 100_000
     mlp_n: bool = Field(False, description="train the MLP with as many tokens as the Q-Former, too (MLP-N)")
-    max_new_tokens: int = Field(64, gt=0)
+    max_new_tokens: Size = 64
     no_repeat_ngram: int = Field(6, ge=0, description="no text repeats so many tokens in a row; 0: it may")
-    max_text_tokens: int = Field(96, gt=0)
-    sentence_encoder: str | None = Field(None, description="any sentence-transformers name; None: the packaged one")
+    max_text_tokens: int = Field(96, gt=4, le=65_536)
+    sentence_encoder: Place | None = Field(None, description="any sentence-transformers name; None: the packaged one")
     teacher: Literal["template", "hf", "openai"] = Field("template", description="who writes the target texts")
-    teacher_model: str | None = Field(None, description="hf: name or folder of a causal LM; openai: its name there")
+    teacher_model: Place | None = Field(None, description="hf: name or folder of a causal LM; openai: its name there")
     teacher_url: str | None = Field(None, description="openai: base URL, e.g. http://localhost:8000/v1")
     teacher_key_env: str | None = Field("OPENAI_API_KEY", description="variable with the API key; None: no key")
-    file: str | None = Field(None, description="your own rows, .parquet or JSON lines, relative to ILM_DATA_DIR")
+    file: Place | None = Field(None, description="your own rows, .parquet or JSON lines, relative to ILM_DATA_DIR")
 
     @model_validator(mode="after")
     def _teacher_can_be_asked(self) -> Self:
@@ -218,8 +248,10 @@ class Elm24(Section):
             raise ValueError(f"elm24.teacher_model is needed with elm24.teacher: {self.teacher}")
         if (self.teacher == "openai") != bool(self.teacher_url):
             raise ValueError("elm24.teacher_url is needed with elm24.teacher: openai, and with no other")
-        if self.teacher_url and not re.fullmatch(r"https?://[^\s@]+", self.teacher_url):
-            raise ValueError("elm24.teacher_url starts with http:// or https:// and holds no user or password")
+        if self.teacher_url:
+            server("elm24.teacher_url", self.teacher_url)
+        if self.teacher_key_env is not None and not re.fullmatch(r"[A-Za-z_]\w*", self.teacher_key_env, re.ASCII):
+            raise ValueError("elm24.teacher_key_env is the name of a variable that holds the key, and not the key")
         return self
 
 
@@ -243,21 +275,27 @@ READINGS: dict[str, dict[str, Any]] = {
 
 
 class Ablations(Section):
-    max_users: int | None = Field(None, description="a seeded sample of the test users; None: all")
-    query_tokens: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    backbone_steps: tuple[int, ...] = Field((), description="how long our LLM may read before it is frozen")
-    readings: dict[str, dict[str, Any]] = Field(READINGS, description="name: dotted keys to change")
-    seeds: int = Field(2, gt=0, description="seeds of embeddings and adapter")
-    phase1_steps: int = Field(40_000, gt=0)
-    phase2_steps: int = Field(50_000, gt=0)
+    max_users: Count | None = Field(None, description="a seeded sample of the test users; None: all")
+    query_tokens: tuple[Few, ...] = (1, 2, 4, 8, 16, 32)
+    backbone_steps: tuple[Count, ...] = Field((), description="how long our LLM may read before it is frozen")
+    readings: dict[Name, dict[str, Any]] = Field(READINGS, description="name: dotted keys to change")
+    seeds: Few = Field(2, description="seeds of embeddings and adapter")
+    phase1_steps: Count = 40_000
+    phase2_steps: Count = 50_000
+
+    @model_validator(mode="after")
+    def _none_twice(self) -> Self:
+        distinct("ablations.query_tokens", self.query_tokens, least=1)
+        distinct("ablations.backbone_steps", self.backbone_steps)
+        return self
 
 
 class Params(Section):
     """All settings of a run. `methods` are those trained and evaluated; `seeds` those reported."""
 
-    profile: str
-    seed: int = Field(0, ge=0)
-    seeds: tuple[int, ...] = Field((), description="seeds the report covers; empty: just `seed`")
+    profile: ProfileName
+    seed: Seed = 0
+    seeds: tuple[Seed, ...] = Field((), description="seeds the report covers; empty: just `seed`")
     method: str = "ILM"
     methods: tuple[str, ...] = ("OpenP5-R", "MLP", "ILM-rand", "ILM")
     data: Data = Data()
@@ -275,7 +313,9 @@ class Params(Section):
     def _known_methods(self) -> Self:
         for m in (self.method, *self.methods):
             if m not in TRAINED:
-                raise ValueError(f"method {m!r} is unknown; allowed: {', '.join(TRAINED)}")
+                raise ValueError(f"method {m[:40]!r} is unknown; allowed: {', '.join(TRAINED)}")
+        distinct("methods", self.methods, least=1)
+        distinct("seeds", self.seeds)
         if not (self.evaluation.enabled or self.elm24.enabled):
             raise ValueError("evaluation.enabled and elm24.enabled are both false: there is nothing to study")
         return self
@@ -290,48 +330,20 @@ class Params(Section):
         return self.seeds or (self.seed,)
 
     def with_(self, **changes: Any) -> Params:
-        """A copy with dotted keys replaced: `params.with_(**{"phase1.steps": 10})`."""
+        """A copy with dotted keys replaced: `params.with_(**{"phase1.steps": 10})`; ParamsError as `load_params`."""
         return validate(merge_dotted(self.model_dump(), changes))
 
 
-def unknown_key(where: str, key: str, allowed: list[str]) -> str:
-    """The message for a key that is not among the allowed ones of a section."""
-    close = difflib.get_close_matches(key, allowed, 1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown parameter {where + key!r}.{hint} Allowed: {', '.join(allowed)}"
+def validate(values: Mapping[str, Any], place: Callable[[tuple[Any, ...]], str] = lambda key: "") -> Params:
+    """Values as `Params`.
 
+    Args:
+        place: where a key stands, to go before the message, e.g. "mine.yaml:4: " for ("phase1", "steps").
 
-def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over` in it, nested dicts merged key by key."""
-    out = dict(base)
-    for key, value in over.items():
-        out[key] = merge(out[key], value) if isinstance(value, Mapping) and isinstance(out.get(key), dict) else value
-    return out
-
-
-def merge_dotted(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`merge` of changes by dotted keys, e.g. {"phase1.steps": 10}."""
-    for key, value in changes.items():
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        base = merge(base, value)
-    return base
-
-
-def validate(values: Mapping[str, Any]) -> Params:
-    """Values as `Params`; raises ParamsError with one line for each key that is unknown or out of range."""
+    Raises:
+        ParamsError: a key is unknown or out of range; what is wrong with the first, and which others there are.
+    """
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise ParamsError("\n".join(_explain(e) for e in error.errors())) from None
-
-
-def _explain(error: Mapping[str, Any]) -> str:
-    *path, key = (str(p) for p in error["loc"]) if error["loc"] else ("",)
-    where = "".join(f"{p}." for p in path)
-    if error["type"] == "extra_forbidden":
-        model: Any = Params
-        for part in path:
-            model = model.model_fields[part].annotation
-        return unknown_key(where, key, sorted(model.model_fields))
-    return f"parameter {where}{key}: {error['msg']} (got {error['input']!r})" if key else str(error["msg"])
+        raise ParamsError(explain(error.errors(), Params, place)) from None

@@ -137,7 +137,7 @@ def test_a_profile_that_exists_is_left_as_it_is(home, capsys):
     assert "warning: it reads the toy world, not openp5/Mine: use --profile" in out and "next:" not in out
     path.write_text("profile: mine\nphase3: {}\n")
     assert command.main(["Mine"]) == 0
-    assert "warning: it is no valid profile: unknown parameter 'phase3'" in capsys.readouterr().out
+    assert "warning: it is no valid profile: mine.yaml:2: unknown parameter 'phase3'" in capsys.readouterr().out
 
 
 def test_the_next_command_can_be_pasted(home, capsys, monkeypatch):
@@ -232,7 +232,8 @@ def test_the_rules_come_near_the_profiles_tuned_by_hand(name):
 
 def params_of(**changes):
     base = {"data.source": "openp5", "data.name": "ML100K", "data.folder": "openp5/ML100K"}
-    return load_params(ROOT / "params" / "toy.yaml", **{**base, "elm24.enabled": False, **changes})
+    toy = {"data.folder": None} if "data.source" in changes else {}
+    return load_params(ROOT / "params" / "toy.yaml", **{**base, **toy, "elm24.enabled": False, **changes})
 
 
 @pytest.mark.parametrize(

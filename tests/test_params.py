@@ -19,7 +19,7 @@ def test_every_profile_loads_under_its_own_name(path):
 def test_unknown_keys_are_refused_with_a_suggestion_and_the_allowed_ones():
     with pytest.raises(ParamsError, match="unknown parameter 'metods'.*Did you mean 'method.*Allowed: .*backbone"):
         load_params("toy", metods=["ILM"])
-    with pytest.raises(ParamsError, match=r"'phase1\.stepz'.*Did you mean 'steps'.*Allowed: .*temperature_text"):
+    with pytest.raises(ParamsError, match=r"'phase1\.stepz'.*Did you mean 'steps'.*Allowed: .*schedule.*all: ilm_lib"):
         load_params("toy", **{"phase1.stepz": 10})
 
 
@@ -62,7 +62,7 @@ def test_a_bad_value_names_its_key(key, value):
     "key, value", [("steps", 0), ("batch_size", 1), ("lr", 0), ("warmup", 1), ("weight_decay", -1)]
 )
 def test_every_training_loop_has_the_same_limits(loop, key, value):
-    with pytest.raises(ParamsError, match=rf"{loop}\.{key}.*greater|{loop}\.{key}.*less"):
+    with pytest.raises(ParamsError, match=rf"{loop}\.{key}: .* is out of range; give (\d|more than)"):
         load_params("toy", **{f"{loop}.{key}": value})
 
 
@@ -101,7 +101,7 @@ def test_an_unknown_profile_names_the_known_ones():
 
 def test_a_broken_file_is_named(tmp_path):
     (tmp_path / "mine.yaml").write_text("phase1: {steps: [\n")
-    with pytest.raises(ParamsError, match="mine.yaml is not valid YAML"):
+    with pytest.raises(ParamsError, match="mine.yaml is not valid YAML: line 2, column 1: "):
         load_params(tmp_path / "mine.yaml")
 
 

@@ -7,15 +7,18 @@ and Volinsky 2008) or `irspack` (iALS as revisited by Rendle et al., arXiv 2110.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_limits
 
 from ilm_lib.data import DataError
+from ilm_lib.errors import Refusal
 
 Engine = Literal["implicit", "irspack"]
 
@@ -24,11 +27,15 @@ Engine = Literal["implicit", "irspack"]
 REGULARIZATION: dict[str, float] = {"implicit": 10.0, "irspack": 0.01}
 
 
+class NoFactors(Refusal, ValueError):
+    """A factorisation gave no usable vectors; the message says what to change."""
+
+
 @dataclass(frozen=True, eq=False)
 class CFEmbeddings:
     """Rows are those of the Dataset. The score of (u, i) is the dot product of their rows.
 
-    Raises ValueError unless both are 2-d of equal width, float and finite.
+    Raises ValueError unless both are 2-d of equal width, float, finite, and not zero throughout.
     """
 
     user: np.ndarray  # (U, d) float32
@@ -44,6 +51,12 @@ class CFEmbeddings:
             if not np.isfinite(array).all():
                 bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
                 raise ValueError(f"{name} embeddings are not finite, first in row {bad}")
+            with np.errstate(over="ignore"):
+                scale = np.sqrt(np.mean(array**2)) if array.size else 0.0  # `scaled_table` divides by it
+            if not 0 < scale < np.inf:  # or their squares are, in float32
+                raise ValueError(
+                    f"{name} embeddings are {'too large' if scale > 1 else 'all zero, or as good as zero'}"
+                )
             object.__setattr__(self, name, array)
         if self.user.shape[1] != self.item.shape[1]:
             widths = f"{self.user.shape[1]} and {self.item.shape[1]}"
@@ -79,7 +92,8 @@ def fit_cf(
     where x = u . v. Up to scale the data terms are the same; irspack penalises frequent rows
     more, so the two need different regularization (None takes REGULARIZATION[engine]).
     Equal seeds give equal embeddings, but for irspack on more than one thread, whose sums
-    come in any order and differ in rounding. ValueError for an unknown engine.
+    come in any order and differ in rounding. ValueError for an unknown engine, and NoFactors
+    where the matrix or its settings leave nothing to factorise.
     """
     if engine not in REGULARIZATION:
         raise ValueError(f"engine {engine!r} is none of {', '.join(REGULARIZATION)}")
@@ -103,7 +117,7 @@ def fit_cf(
                 use_gpu=False,  # the default depends on the machine, and so would the result
             )
             model.fit(train, show_progress=False)
-        return CFEmbeddings(model.user_factors, model.item_factors)
+        return _factors(model.user_factors, model.item_factors)
 
     from irspack import IALSRecommender
 
@@ -114,11 +128,21 @@ def fit_cf(
         model.start_learning()
         for _ in range(iterations):  # learn() does the same under a progress bar
             model.run_epoch()
-    return CFEmbeddings(model.get_user_embedding(), model.get_item_embedding())
+    return _factors(model.get_user_embedding(), model.get_item_embedding())
+
+
+def _factors(user: np.ndarray, item: np.ndarray) -> CFEmbeddings:
+    try:
+        return CFEmbeddings(user, item)
+    except ValueError as error:
+        remedy = "lower embeddings.regularization and embeddings.unobserved_weight, or bring more interactions"
+        raise NoFactors(f"the factorisation of the interactions came to nothing: {error}; {remedy}") from None
 
 
 def load_cf(path: Path, *, num_users: int | None = None, num_items: int | None = None) -> CFEmbeddings:
     """Read embeddings from .npz or .safetensors: "user" (U, d) and "item" (I, d) floats.
+
+    A row of zeros, of an item or user without a vector, is taken, and a warning counts them.
 
     Raises DataError for another format, a missing array, arrays CFEmbeddings refuses, and
     other row counts than `num_users` and `num_items` where these are given.
@@ -126,24 +150,48 @@ def load_cf(path: Path, *, num_users: int | None = None, num_items: int | None =
     path = Path(path)
     remedy = 'Store "user" (U, d) and "item" (I, d) in the row order of the dataset'
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        elif path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            arrays = load_file(path)
-        else:
-            raise ValueError("neither .npz nor .safetensors")
+        arrays = _read_arrays(path)
         for name, rows in (("user", num_users), ("item", num_items)):
-            if name not in arrays:
-                raise ValueError(f"no array {name!r}, only {sorted(arrays)}")
             if rows is not None and arrays[name].shape[:1] != (rows,):
                 shape = arrays[name].shape
                 raise ValueError(f"{name} embeddings of shape {shape} for {rows} {name}s")
-        return CFEmbeddings(arrays["user"], arrays["item"])
+        found = CFEmbeddings(arrays["user"], arrays["item"])
     except Exception as error:  # the readers raise many kinds for a damaged file
-        raise DataError(path, None, f"no usable embeddings ({error})", remedy) from error
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
+        raise DataError(path, None, f"no usable embeddings ({why[:120]})", remedy) from error
+    for name, table in (("user", found.user), ("item", found.item)):
+        if zero := int((~table.any(axis=1)).sum()):
+            warnings.warn(f"{path}: {zero:,} of {len(table):,} {name} embeddings are all zero", stacklevel=2)
+    return found
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays "user" and "item" of a file; others in it are not looked at, nor is anything unpickled."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return {name: _unpickled(file, name) for name in _both(file.files)}
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, "np") as file:
+            return {name: file.get_tensor(name) for name in _both(file.keys())}
+    raise ValueError("neither .npz nor .safetensors")
+
+
+def _unpickled(file: Any, name: str) -> np.ndarray:
+    try:
+        return file[name]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"{name} holds Python objects and no numbers") from None
+        raise
+
+
+def _both(names: Collection[str]) -> tuple[str, str]:
+    for name in ("user", "item"):
+        if name not in names:
+            raise ValueError(f"no array {name!r}, only {sorted(names)}")
+    return "user", "item"
 
 
 def top_k(

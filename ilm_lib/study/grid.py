@@ -6,6 +6,7 @@ Options it does not know go to snakemake, e.g. `--executor slurm` or `--until ph
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import subprocess
 import sys
@@ -13,10 +14,14 @@ from pathlib import Path
 
 import yaml
 
+from ilm_lib.arguments import BadArgument, Parser, whole
 from ilm_lib.data import missing_data
+from ilm_lib.errors import Refusal
+from ilm_lib.explain import shown
 from ilm_lib.files import write_text
-from ilm_lib.profiles import ROOT, load_params, report_dir, runs_dir
+from ilm_lib.profiles import ROOT, load_params, profile_path, report_dir, runs_dir
 from ilm_lib.settings import Params, ParamsError
+from ilm_lib.values import MOST
 
 
 def parameters_file(params: Params) -> Path:
@@ -31,22 +36,56 @@ def parameters_file(params: Params) -> Path:
     return path
 
 
+def read_arguments(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Profile, seeds and cores, and what is snakemake's; BadArgument for what neither can mean."""
+    parser = Parser(prog="python -m ilm_lib.study", description=__doc__)
+    parser.add_argument("profile", nargs="?", help="of params/")
+    parser.add_argument(
+        "--seeds", type=whole(1_000), default=1,
+        help="how many, from the profile's own on (default: 1)",
+    )  # fmt: skip
+    parser.add_argument("--cores", type=whole(100_000), default=os.cpu_count(), help="(default: all)")
+    args, others = parser.parse_known_args(arguments)
+    for given in others:
+        option = given.partition("=")[0]
+        if close := difflib.get_close_matches(option, ("--seeds", "--cores"), 1, 0.8):
+            raise BadArgument(f"{shown(option)} is unknown; did you mean {close[0]}, which is how many?")
+    if args.profile is None:
+        raise BadArgument("no profile is given (PROFILE); name one of params/, e.g. toy")
+    if others == ["--profile"]:
+        raise BadArgument(f"--profile is snakemake's; give {shown(args.profile)} alone")
+    if others and not others[0].startswith("-"):
+        raise BadArgument(f"{shown(others[0])} comes after the profile {shown(args.profile)}; give one profile alone")
+    return args, others
+
+
+def refuse_unfit(params: Params, profile: str, seeds: int) -> None:
+    """Raises ParamsError for settings with which notebooks can be run by hand, and the study as a whole cannot."""
+    own = profile_path(params.profile)
+    if not own.exists() or not own.samefile(profile_path(profile)):
+        raise ParamsError(f"{profile} is not {own.name} of params/, which the notebooks would read; put it there")
+    numbers = range(params.seed, params.seed + seeds)
+    if numbers[-1] > MOST:
+        raise ParamsError(f"seed: {params.seed} and {seeds} seeds from there on pass {MOST:,}; give a lower seed")
+    if params.seeds and params.seeds != tuple(numbers):
+        given = f"seed {params.seed} and --seeds (SEEDS) {seeds}"
+        raise ParamsError(
+            f"seeds: {shown(list(params.seeds))} is not what {given} make; leave seeds out of the profile"
+        )
+    e = params.evaluation
+    if e.enabled and ("seen" not in e.prompts or len(e.histories) < 2):
+        raise ParamsError("evaluation: a study compares seen prompts, history kept and excluded; name them or none")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the study of a profile; 0, or 1 after one line on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ilm_lib.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("profile", help="of params/")
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from the profile's own on (default: 1)")
-    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="(default: all)")
-    args, others = parser.parse_known_args(arguments)
     try:
-        if args.seeds < 1 or args.cores < 1:
-            raise ParamsError("--seeds and --cores count from 1")
+        args, others = read_arguments(arguments)
         params = load_params(args.profile)
+        refuse_unfit(params, args.profile, args.seeds)
         if missing := missing_data(params):
             raise ParamsError(missing)
-    except ParamsError as error:
+    except Refusal as error:
         print(f"✗ {error}", file=sys.stderr)
         return 1
     print(f"▶ study, profile {args.profile}, seeds {args.seeds}, {args.cores} cores", flush=True)

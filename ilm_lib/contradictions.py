@@ -1,0 +1,45 @@
+"""Settings that are right one by one and make a study that is wrong together.
+
+Looked at where a profile is loaded, and not in every copy with other values: a study's own variants may hold them.
+"""
+
+from __future__ import annotations
+
+from ilm_lib.settings import Params, ParamsError
+
+#: What makes a profile another study, and no reading of the paper.
+_NO_READING = {"profile", "seed", "seeds", "method", "methods", "ablations"}
+
+
+def refuse_contradictions(params: Params) -> None:
+    """Raises ParamsError for settings that cannot be meant together; the message names them."""
+    e, data = params.evaluation, params.data
+    if narrow := [beams for beams in e.wide_beams if beams <= e.beams]:
+        raise ParamsError(f"evaluation.wide_beams: {narrow[0]} is not above evaluation.beams {e.beams}; leave it out")
+    if data.source == "toy" and (wide := max((e.beams, *e.wide_beams))) > data.num_items:
+        raise ParamsError(
+            f"evaluation.beams and wide_beams: {wide} is more than data.num_items {data.num_items}; give at most those"
+        )
+    if params.backbone.pretrained and params.ablations.backbone_steps:
+        raise ParamsError(
+            "ablations.backbone_steps train our LLM for so long, and backbone.pretrained names another; leave one out"
+        )
+    for name, changes in params.ablations.readings.items():
+        try:
+            _reading(params, name, changes)
+        except ParamsError as error:
+            raise ParamsError(f"ablations.readings, {name[:40]!r}: {error}") from None
+
+
+def _reading(params: Params, name: str, changes: dict) -> None:
+    if name == "as in the profile":
+        raise ParamsError("so is called what the readings are compared with; choose another name")
+    for key in changes:
+        section = key.split(".")[0]
+        if section in _NO_READING:
+            raise ParamsError(f"{key} is no reading of the paper; a profile of its own may change it")
+        if section == "embeddings" and params.embeddings.file:
+            raise ParamsError(f"{key} changes nothing beside embeddings.file; leave the reading out")
+        if section == "backbone" and params.backbone.pretrained:
+            raise ParamsError(f"{key} changes nothing beside backbone.pretrained; leave the reading out")
+    params.with_(**changes)
