@@ -346,7 +346,7 @@ def test_another_backbone_is_refused(new_ilm, tmp_path):
     folder = ilm.save_pretrained(tmp_path / "ilm")
     ilm.llm.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1e-3
     ilm.llm.save_pretrained(folder / "backbone")
-    with pytest.raises(ValueError, match="backbone/model.safetensors is not as it was saved"):
+    with pytest.raises(ValueError, match="backbone/model.safetensors is not what manifest.json says"):
         ILM.from_pretrained(folder)
 
 

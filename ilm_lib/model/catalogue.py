@@ -194,7 +194,7 @@ def _check(name: object, kind: str) -> None:
 def _at(values: Sequence[str], entity: Item | User) -> str:
     if entity.row >= len(values):
         where = f"rows run from 0 to {len(values) - 1}" if values else "this model was saved without its users"
-        raise OutOfRange(f"{entity!r}: {where}")
+        raise OutOfRange(f"{brief(entity)}: {where}")
     return values[entity.row]
 
 

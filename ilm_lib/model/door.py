@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from math import isfinite
 from numbers import Real
-from operator import index
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from ilm_lib.model.prompts import Item, Prompt, User
+from ilm_lib.model.prompts import Item, Prompt, User, whole
 from ilm_lib.model.refusals import OutOfRange, TooLong, WrongKind, WrongValue, brief
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ _NOT_TAKEN = {
 _NOBODY = "this model was saved without its users; give a history and no user"
 _ONE_TEXT = "every prompt gets one text; give the prompt several times, with do_sample=True"
 _number = lambda v: isinstance(v, Real) and not isinstance(v, bool) and isfinite(v)
-_count = lambda v: hasattr(v, "__index__") and not isinstance(v, (bool, np.bool_))
+_count = lambda v: whole(v) is not None
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_return_sequences": (lambda v: v in (None, 1), f"1: {_ONE_TEXT}"),
     "return_dict_in_generate": (lambda v: not v, "False: texts are returned"),
@@ -52,9 +51,9 @@ _OF_SAMPLING = ("temperature", "top_p", "top_k")
 
 def whole_number(value: Any, name: str) -> int:
     """An int or a numpy integer from 1, as an int."""
-    if not _count(value):
+    if (number := whole(value)) is None:
         raise WrongKind(f"{name} is {brief(value)}: give a whole number from 1")
-    if (number := index(value)) < 1:
+    if number < 1:
         raise WrongValue(f"{name} is {brief(number)}: give a whole number from 1")
     return number
 
@@ -85,7 +84,7 @@ def as_prompts(given: str | Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bo
                     "Item and User, or several as a list of such lists"
                 )
             if not isinstance(segment, (str, Item, User)):
-                row = f", a row is Item({index(segment)}) or User({index(segment)})" if _count(segment) else ""
+                row = f", a row is Item({brief(segment)}) or User({brief(segment)})" if _count(segment) else ""
                 raise WrongKind(f"{name} holds {brief(segment)}: a prompt is made of str, Item and User{row}")
         if not any(prompt):
             raise WrongValue(f"{name} is empty: give a text, an Item or a User")
@@ -106,8 +105,8 @@ def known(slot: Item | User, num_items: int, num_users: int) -> int:
     if slot.row < count:
         return slot.row
     if not count:
-        raise WrongValue(f"{slot}: {_NOBODY}")
-    raise OutOfRange(f"{slot} is none of the model's {count:,} {kind}, whose rows run from 0 to {count - 1}")
+        raise WrongValue(f"{brief(slot)}: {_NOBODY}")
+    raise OutOfRange(f"{brief(slot)} is none of the model's {count:,} {kind}, whose rows run from 0 to {count - 1}")
 
 
 def generation(llm: PreTrainedModel, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,9 +138,17 @@ def history_rows(history: Any, catalogue: Catalogue, num_items: int) -> list[int
         elif isinstance(item, Item):
             rows.append(known(item, num_items, 0))
         else:
-            made = f"Item({index(item)}) for a row, {str(item)!r} for an id" if _count(item) else "an Item or a title"
+            made = (
+                f"Item({brief(whole(item))}) for a row, {brief(str(item))} for an id"
+                if _count(item)
+                else "an Item or a title"
+            )
             raise WrongKind(f"history[{place}] is {brief(item)}: give {made}")
     return rows
+
+
+def _instead(kind: str, row: Any) -> str:
+    return f"{kind}({brief(whole(row))}) for a row, {brief(str(row))} for an id"
 
 
 def asker(ilm: ILM, user: Any, history: list[int]) -> tuple[int | User, Tensor | None]:
@@ -170,7 +177,11 @@ def _user_row(user: Any, ilm: ILM) -> int:
         raise WrongValue(f"user {brief(user)}: {_NOBODY}")
     if isinstance(user, str):
         return ilm.user(user).row
-    made = f"User({index(user)}) for a row, {str(user)!r} for an id" if _count(user) else "a User or an id as text"
+    made = (
+        f"User({brief(whole(user))}) for a row, {brief(str(user))} for an id"
+        if _count(user)
+        else "a User or an id as text"
+    )
     raise WrongKind(f"user is {brief(user)}: give {made}")
 
 

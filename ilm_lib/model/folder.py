@@ -99,7 +99,10 @@ def write_folder(
         "fold_in": asdict(ilm.fold_in) if ilm.fold_in else None,
         "catalogue": catalogue.to_json() if catalogue else None,
     }
-    card = model_card(config, cf.shape[1], ilm.llm, metrics)
+    numbers = ilm.catalogue.indexing.user_index.tolist() if ilm.catalogue else []
+    vocabulary = ilm.tokenizer.get_vocab()
+    of_users = sum(f"user_{number}" in vocabulary for number in numbers)
+    card = model_card(config, cf.shape[1], ilm.llm, metrics, user_tokens=of_users)
 
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -171,7 +174,7 @@ def verify(folder: Path) -> None:
         except OSError as error:
             raise ModelFolderError(f"{file} cannot be read: {error.strerror}") from error
         if not same:
-            raise ModelFolderError(f"{file} is not as it was saved: its bytes have changed. {_AGAIN}")
+            raise ModelFolderError(f"{file} is not what manifest.json says that was saved. {_AGAIN}")
     # What lies beside the LLM's files, as an adapter's, would be loaded with them.
     for extra in sorted((folder / "backbone").rglob("*")):
         if not extra.is_dir() and not extra.name.startswith(".") and _name(extra, folder) not in files:

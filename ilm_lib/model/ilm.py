@@ -80,7 +80,7 @@ class ILM(nn.Module):
         super().__init__()
         door.agree(cf.shape, num_items, catalogue)
         self.llm, self.encoder, self.tokenizer, self.catalogue = freeze(llm), encoder, tokenizer, catalogue
-        self.num_items, self.fold_in = num_items, fold_in
+        self.num_items, self.fold_in = int(num_items), fold_in
         self.register_buffer("cf", cf, persistent=False)
         self.prompts = PromptEncoder(
             tokenizer,
@@ -318,10 +318,9 @@ class ILM(nn.Module):
             backbone: name of the LLM, to store a reference and fingerprints of its weights and tokenizer in place of
                 a copy.
             metrics: what was measured, for the model card.
-            users: False leaves the users' vectors, ids and numbers out. The loaded model then knows no User and
-                recommends for a history (`recommend(history=...)`). That takes out what is written of each user; item
-                vectors, item encoder and an LLM trained on users' prompts were made from what users did, and may
-                still tell of it.
+            users: False leaves the users' vectors and ids out. The loaded model knows no User and recommends for a
+                history. Item vectors, encoder and an LLM trained on users' prompts were made from what users did and
+                may still tell of it, most where `backbone.index_tokens` gave each user a token of the LLM.
 
         Raises:
             ModelFolderError: the folder holds something else than a model, or a weight is not finite.

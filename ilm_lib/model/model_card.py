@@ -50,12 +50,18 @@ _WITH_USERS = """\
   from what each user did, and tell something of it. Where users are people, ask them first, or save the model with
   `users=False`."""
 _WITHOUT_USERS = """\
-- **No user's vector, id or number is inside**: it was saved with `users=False`. Item vectors, item encoder and language
+- **No user's vector or id is inside**: it was saved with `users=False`. Item vectors, item encoder and language
   model were still made from what users did; a language model trained on prompts about users may remember some of it."""
+_USER_TOKENS = """
+- **{count:,} tokens of the language model stand for one user each**, and what it learned of them is in its weights."""
 
 
 def model_card(
-    config: Mapping[str, Any], dim: int, llm: PreTrainedModel, metrics: Mapping[str, float] | None = None
+    config: Mapping[str, Any],
+    dim: int,
+    llm: PreTrainedModel,
+    metrics: Mapping[str, float] | None = None,
+    user_tokens: int = 0,
 ) -> str:
     """A model card in Markdown with YAML front matter.
 
@@ -64,6 +70,7 @@ def model_card(
         dim: d, numbers in an embedding.
         llm: the frozen language model.
         metrics: what was measured, e.g. {"dev HR@10": 0.12}; left out where nothing was.
+        user_tokens: tokens of the language model that each name a user.
     """
     catalogue, kind = config["catalogue"], (config["encoder"] or {}).get("kind")
     name, backbone, items = catalogue["dataset"] if catalogue else None, config["backbone"], config["num_items"]
@@ -95,7 +102,8 @@ def model_card(
         data=(f"Interactions of {name}." if name else "Interactions of a data set that has no name here.")
         + (" The item encoder learned; the weights of the language model did not change." if kind else ""),
         measured=_measured(metrics),
-        privacy=(_WITH_USERS if users else _WITHOUT_USERS).format(items=items, users=users),
+        privacy=(_WITH_USERS if users else _WITHOUT_USERS).format(items=items, users=users)
+        + (_USER_TOKENS.format(count=user_tokens) if user_tokens else ""),
     )
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{body}"
 

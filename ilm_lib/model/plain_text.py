@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from ilm_lib.model.refusals import WrongValue, brief
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # what characters without a token of their own are written in
 
 
 class PlainText:
@@ -26,8 +29,9 @@ class PlainText:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder
-        self._special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+        added = tokenizer.added_tokens_decoder.items()
+        marked = {i for i, token in added if token.special and not _BYTE.fullmatch(token.content)}
+        self._special = {*tokenizer.all_special_ids} | marked
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of every text, without any that the tokenizer would put around it.

@@ -30,13 +30,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def whole(value: object) -> int | None:
+    """A whole number of Python, numpy or torch as an int; None for anything else, True and False among it."""
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+        return None
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
 def _row(slot: Item | User) -> int:
-    """The row of a slot as an int, which numpy's integers become."""
-    kind = type(slot).__name__
-    if isinstance(slot.row, (bool, np.bool_)) or not hasattr(slot.row, "__index__"):
+    """The row of a slot as an int."""
+    kind, row = type(slot).__name__, whole(slot.row)
+    if row is None:
         raise WrongKind(f"{kind}({brief(slot.row)}): a row is a whole number. A title or an id is given as text alone")
-    if (row := index(slot.row)) < 0:
-        raise OutOfRange(f"{kind}({row}): rows count from 0")
+    if row < 0:
+        raise OutOfRange(f"{kind}({brief(row)}): rows count from 0")
     return row
 
 
