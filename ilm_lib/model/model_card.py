@@ -98,7 +98,7 @@ def model_card(
         users=f"{users:,}" if users else "no",
         dim=dim,
         llm=f"[{backbone}](https://huggingface.co/{backbone}), {size}" if "base_model" in head else size,
-        example=_example(items, users, bool(catalogue)),
+        example=_example(items, users, bool(catalogue), reads_items=kind is not None),
         data=(f"Interactions of {name}." if name else "Interactions of a data set that has no name here.")
         + (" The item encoder learned; the weights of the language model did not change." if kind else ""),
         measured=_measured(metrics),
@@ -117,8 +117,9 @@ def _encoder(config: Mapping[str, Any] | None) -> str:
     return f"Q-Former, {q['num_query_tokens']} tokens an item, {q['layers']} layers of width {q['width']}"
 
 
-def _example(items: int, users: int, recommends: bool) -> str:
-    lines = [f'ilm.generate(["Describe the film ", Item({min(17, items - 1)}), " in two sentences."])']
+def _example(items: int, users: int, recommends: bool, *, reads_items: bool) -> str:
+    film = f"Item({min(17, items - 1)})" if reads_items else '"Heat (1995)"'
+    lines = [f'ilm.generate(["Describe the film ", {film}, " in two sentences."])']
     if recommends:
         lines.insert(0, f"ilm.recommend({'user=User(0), ' if users else ''}history=[Item(0), Item(1)], k=10)")
     return "\n".join(lines)
