@@ -330,7 +330,8 @@ def test_saved_and_loaded_it_is_the_same_model(new_ilm, tmp_path, encoder, kind)
     found, wanted = (m.recommend(User(5), [Item(3), Item(8)]) for m in (loaded, ilm))
     assert [(r.item, r.title) for r in found] == [(r.item, r.title) for r in wanted]
     assert [r.log_probability for r in found] == pytest.approx([r.log_probability for r in wanted], abs=1e-4)
-    assert loaded.generate(MIXED, max_new_tokens=6) == ilm.generate(MIXED, max_new_tokens=6)
+    asked = [[s for s in prompt if isinstance(s, str)] for prompt in MIXED] if encoder == "none" else MIXED
+    assert loaded.generate(asked, max_new_tokens=6) == ilm.generate(asked, max_new_tokens=6)
 
 
 def test_saving_again_replaces_the_old_model(new_ilm, tmp_path):
@@ -345,7 +346,7 @@ def test_another_backbone_is_refused(new_ilm, tmp_path):
     folder = ilm.save_pretrained(tmp_path / "ilm")
     ilm.llm.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1e-3
     ilm.llm.save_pretrained(folder / "backbone")
-    with pytest.raises(ValueError, match="weights of backbone"):
+    with pytest.raises(ValueError, match="backbone/model.safetensors is not what manifest.json says"):
         ILM.from_pretrained(folder)
 
 
@@ -354,7 +355,7 @@ def test_a_backbone_can_be_kept_by_reference(new_ilm, tmp_path):
     ilm.llm.save_pretrained(tmp_path / "llm")
     ilm.tokenizer.save_pretrained(tmp_path / "llm")
     folder = ilm.save_pretrained(tmp_path / "ilm", backbone=str(tmp_path / "llm"))
-    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "ilm.json", "ilm.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "ilm.json", "ilm.safetensors", "manifest.json"]
     found, wanted = (m.recommend(User(1)) for m in (ILM.from_pretrained(folder), ilm))
     assert [r.item for r in found] == [r.item for r in wanted]
 

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from ilm_lib.data import DataError
 from ilm_lib.errors import Refusal
+from ilm_lib.model.fold_in import FoldIn
 
 Engine = Literal["implicit", "irspack"]
 
@@ -67,7 +68,7 @@ class CFEmbeddings:
 
         Users and items meet one encoder, and their factor norms differ by an order of magnitude.
         """
-        return np.concatenate([table / np.sqrt(np.mean(table**2)) for table in (self.item, self.user)])
+        return np.concatenate([table / _rms(table) for table in (self.item, self.user)])
 
 
 def fit_cf(
@@ -137,6 +138,25 @@ def _factors(user: np.ndarray, item: np.ndarray) -> CFEmbeddings:
     except ValueError as error:
         remedy = "lower embeddings.regularization and embeddings.unobserved_weight, or bring more interactions"
         raise NoFactors(f"the factorisation of the interactions came to nothing: {error}; {remedy}") from None
+
+
+def fold_in(
+    cf: CFEmbeddings, *, engine: Engine = "irspack", regularization: float | None = None, unobserved_weight: float = 0.1
+) -> FoldIn:
+    """How users who were not there come to vectors like those of `cf.scaled_table()`; arguments as given to `fit_cf`.
+
+    It is the user's half of a sweep; the items' half came last, so a user of the training set gets nearly the same
+    vector and not the very same.
+    """
+    r, a = REGULARIZATION[engine] if regularization is None else regularization, unobserved_weight
+    scales = {"item_scale": float(_rms(cf.item)), "user_scale": float(_rms(cf.user))}
+    if engine == "implicit":
+        return FoldIn(unobserved=a, observed=1 + a, ridge=a * r, ridge_per_item=0.0, **scales)
+    return FoldIn(unobserved=a, observed=1.0, ridge=r * a * len(cf.item), ridge_per_item=r, **scales)
+
+
+def _rms(table: np.ndarray) -> np.floating:
+    return np.sqrt(np.mean(table**2))
 
 
 def load_cf(path: Path, *, num_users: int | None = None, num_items: int | None = None) -> CFEmbeddings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from ilm_lib.devices import device
 from ilm_lib.model.kernels import mean_nll
 from ilm_lib.model.prompts import Batch
 from ilm_lib.settings import Backbone
+
+# Case, accents, blanks, digits, signs and scripts: what normalizers and word splitters differ in.
+_PROBES = ("Toy item_1234 , user_17 ?", "  Don't  stop:\tÉté_2024!\n", "\u653b\u6bbb \ufb01ne ½ 👩‍👧 e\u0301")
 
 
 def new_backbone(params: Backbone, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedModel:
@@ -56,18 +60,23 @@ def attention_implementation() -> str:
 def load_backbone(
     name: str | Path, *, dtype: torch.dtype | str = "auto", device_map: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM and its tokenizer, by hub name or folder. Safetensors only.
+    """A causal LM and its tokenizer, by hub name or folder. Safetensors only, and no code that comes with them.
 
     Args:
         dtype: of the weights; "auto" keeps the checkpoint's.
         device_map: as in transformers, e.g. "auto".
     """
     model = AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, device_map=device_map, use_safetensors=True, attn_implementation=attention_implementation()
+        name,
+        dtype=dtype,
+        device_map=device_map,
+        use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation=attention_implementation(),
     )
     # Some architectures' own tokenizer class replaces the saved pre-tokenizer: a generic one stays generic.
     generic = get_tokenizer_config(name).get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
-    tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(name)
+    tokenizer = (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(name, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer
@@ -125,6 +134,19 @@ def weights_fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over what a tokenizer does: its tokens' ids, merges, marks of a text's ends, ids of some texts."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    merges = json.loads(backend.to_str())["model"].get("merges", []) if backend is not None else []
+    does = [
+        sorted(tokenizer.get_vocab().items()),
+        [merge if isinstance(merge, str) else " ".join(merge) for merge in merges],
+        [tokenizer.bos_token_id, tokenizer.eos_token_id],
+        tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"],
+    ]
+    return hashlib.sha256(json.dumps(does).encode()).hexdigest()
 
 
 def context_length(model: PreTrainedModel) -> int:

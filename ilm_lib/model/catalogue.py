@@ -6,7 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from ilm_lib.model.indexing import Indexing
 from ilm_lib.model.prompts import Item, User
+from ilm_lib.model.refusals import OutOfRange, UnknownName, WrongKind, WrongValue, brief
 
 MAX_COMPARED = 100_000  # names that close matches are sought among in a second or two
 
@@ -50,7 +51,8 @@ class Catalogue:
         without its year and in any case: "toy story" finds "Toy Story (1995)".
 
         Raises:
-            LookupError: no item has the name, or several have; the message names some that come close.
+            UnknownName: no item has the name, or several have; the message names some that come close.
+            WrongKind: the name is no text.
         """
         _check(name, "item")
         if (row := self._item_rows.get(name)) is not None:
@@ -59,27 +61,38 @@ class Catalogue:
         if len(rows) == 1:
             return Item(rows[0])
         if rows:
-            found = ", ".join(f"{self.titles[r]!r} (id {self.item_ids[r]!r})" for r in rows[:5])
-            more = f" and {len(rows) - 5:,} more" if len(rows) > 5 else ""
-            raise LookupError(f"{len(rows)} items are called {name!r}: {found}{more}. Give the id of one")
-        raise LookupError(f"no item has the title or id {name!r}.{self._close_items(name)}")
+            found = _list(f"{brief(self.titles[r])} (id {brief(self.item_ids[r])})" for r in rows[:5])
+            shown = found.count(" (id ")
+            more = f" and {len(rows) - shown:,} more" if len(rows) > shown else ""
+            raise UnknownName(f"{len(rows)} items are called {brief(name)}: {found}{more}. Give the id of one")
+        raise UnknownName(f"no item has the title or id {brief(name)}.{self._close_items(name)}")
 
     def user(self, name: str) -> User:
-        """The user of an original id; LookupError, with close ones, where nobody has it."""
+        """The user of an original id; UnknownName, with close ones, where nobody has it."""
         _check(name, "user")
         if (row := self._user_rows.get(name)) is None:
             close = _close(name, self.user_ids)
-            hint = f" Close: {', '.join(map(repr, close))}" if close else f" There are {len(self.user_ids):,} users"
-            raise LookupError(f"no user has the id {name!r}.{hint}")
+            hint = f" Close: {_list(map(brief, close))}" if close else f" There are {len(self.user_ids):,} users"
+            raise UnknownName(f"no user has the id {brief(name)}.{hint}")
         return User(row)
 
     def title(self, item: Item) -> str:
         """The title of an item, or its id where it has none."""
+        if not isinstance(item, Item):
+            made = f"Item({brief(item)})" if isinstance(item, int) and not isinstance(item, bool) else "an Item"
+            raise WrongKind(f"{brief(item)} is no Item: give {made}")
         return _at(self.titles, item)
 
     def id(self, entity: Item | User) -> str:
         """The original id of an item or of a user."""
+        if not isinstance(entity, (Item, User)):
+            raise WrongKind(f"{brief(entity)} is neither Item nor User: give one of them, e.g. Item(3)")
         return _at(self.item_ids if isinstance(entity, Item) else self.user_ids, entity)
+
+    def without_users(self) -> Catalogue:
+        """The same items and templates, and nobody's id."""
+        nobody = replace(self.indexing, user_index=self.indexing.user_index[:0])
+        return replace(self, indexing=nobody, user_ids=[])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `from_json`. Ids are a line each of one text: users may be millions."""
@@ -100,7 +113,7 @@ class Catalogue:
     def from_json(cls, values: dict[str, Any]) -> Catalogue:
         """The catalogue that `to_json` wrote."""
         if "item_ids" not in values:
-            raise ValueError("the catalogue holds no ids, an earlier version saved it: save the model anew")
+            raise WrongValue("the catalogue holds no ids, an earlier version saved it: save the model anew")
         return cls(
             Indexing(
                 values["dataset"],
@@ -109,7 +122,7 @@ class Catalogue:
                 values["history_separator"],
             ),
             item_ids=values["item_ids"].split("\n"),
-            user_ids=values["user_ids"].split("\n"),
+            user_ids=values["user_ids"].split("\n") if values["user_index"] else [],
             **{k: values[k] for k in ("titles", "sequential", "straightforward", "target")},
         )
 
@@ -130,11 +143,13 @@ class Catalogue:
         return _rows_by(map(_plain, self.titles))
 
     def _close_items(self, name: str) -> str:
-        titles = [f"{self.titles[self._plain_rows[t][0]]!r}" for t in _close(_plain(name), self._plain_rows)]
-        ids = [f"id {i!r}" for i in _close(name, self.item_ids) if repr(i) not in titles]
+        titles = [brief(self.titles[self._plain_rows[t][0]]) for t in _close(_plain(name), self._plain_rows)]
+        ids = [f"id {brief(i)}" for i in _close(name, self.item_ids) if brief(i) not in titles]
         if titles or ids:
-            return f" Close: {', '.join([*titles, *ids][:5])}"
-        return f" There are {len(self.item_ids):,} items, {self.titles[0]!r} (id {self.item_ids[0]!r}) for one"
+            return f" Close: {_list([*titles, *ids][:5])}"
+        return (
+            f" There are {len(self.item_ids):,} items, {brief(self.titles[0])} (id {brief(self.item_ids[0])}) for one"
+        )
 
 
 def _plain(title: str) -> str:
@@ -151,6 +166,16 @@ def _rows_by(names: Iterable[str]) -> dict[str, list[int]]:
     return rows
 
 
+def _list(names: Iterable[str], length: int = 150) -> str:
+    """Names in a row, the first and as many more as there is room for."""
+    shown = ""
+    for name in names:
+        if shown and len(shown) + len(name) > length:
+            break
+        shown += f", {name}" if shown else name
+    return shown
+
+
 def _close(name: str, names: Iterable[str]) -> list[str]:
     names = list(names)
     if len(names) > MAX_COMPARED:
@@ -160,17 +185,20 @@ def _close(name: str, names: Iterable[str]) -> list[str]:
 
 def _check(name: object, kind: str) -> None:
     if not isinstance(name, str):
-        made = f"{kind.title()}({name!r})"
-        raise TypeError(f"{kind} {name!r} is no text: give an id as text, {str(name)!r}, or use {made} for a row")
+        made = f"{kind.title()}({brief(name)})"
+        raise WrongKind(
+            f"{kind} {brief(name)} is no text: give an id as text, {brief(str(name))}, or use {made} for a row"
+        )
 
 
 def _at(values: Sequence[str], entity: Item | User) -> str:
-    if not 0 <= entity.row < len(values):
-        raise IndexError(f"{entity!r}: rows run from 0 to {len(values) - 1}")
+    if entity.row >= len(values):
+        where = f"rows run from 0 to {len(values) - 1}" if values else "this model was saved without its users"
+        raise OutOfRange(f"{brief(entity)}: {where}")
     return values[entity.row]
 
 
 def _joined(ids: Sequence[str]) -> str:
     if (bad := next((i for i in ids if "\n" in i), None)) is not None:
-        raise ValueError(f"id {bad!r} holds a line break")
+        raise WrongValue(f"id {brief(bad)} holds a line break")
     return "\n".join(ids)

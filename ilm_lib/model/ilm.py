@@ -7,30 +7,29 @@ ilm.recommend(user=User(5), history=[Item(3), Item(8)], k=10)
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from ilm_lib.files import open_to_others, replace_folder
-from ilm_lib.model.backbone import context_length, freeze, load_backbone, read, weights_fingerprint
+from ilm_lib.model import door
+from ilm_lib.model.backbone import context_length, freeze, read
 from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.decode import Beams, beam_search
-from ilm_lib.model.encoders import ItemEncoder, TokenCache, build_encoder, encoder_config
+from ilm_lib.model.encoders import ItemEncoder, TokenCache
+from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.folder import read_folder, write_folder
 from ilm_lib.model.kernels import Trie, interleave
 from ilm_lib.model.masks import takes_4d_mask, takes_positions
-from ilm_lib.model.model_card import model_card
 from ilm_lib.model.prompts import Batch, Item, Prompt, PromptEncoder, User
 from ilm_lib.model.readers import Prefill
+from ilm_lib.model.refusals import TooLong, WrongValue
 from ilm_lib.settings import ItemPositions
 
 MAX_KEPT = 1 << 29  # numbers in the table of item tokens kept for inference: 2 GiB in float32
@@ -57,6 +56,10 @@ class ILM(nn.Module):
         num_items: I.
         catalogue: needed by `recommend` alone.
         item_positions: as in `PromptEncoder`.
+        fold_in: how `recommend` gets the vector of a user whom `cf` does not hold; None: it cannot.
+
+    Raises:
+        WrongValue: embeddings and catalogue are not of the same items and users.
     """
 
     llm: PreTrainedModel
@@ -72,10 +75,12 @@ class ILM(nn.Module):
         num_items: int,
         catalogue: Catalogue | None = None,
         item_positions: ItemPositions = "shared",
+        fold_in: FoldIn | None = None,
     ):
         super().__init__()
+        door.agree(cf.shape, num_items, catalogue)
         self.llm, self.encoder, self.tokenizer, self.catalogue = freeze(llm), encoder, tokenizer, catalogue
-        self.num_items = num_items
+        self.num_items, self.fold_in = int(num_items), fold_in
         self.register_buffer("cf", cf, persistent=False)
         self.prompts = PromptEncoder(
             tokenizer,
@@ -91,21 +96,33 @@ class ILM(nn.Module):
     def device(self) -> torch.device:
         return self.llm.device
 
+    @property
+    def num_users(self) -> int:
+        """U; 0 where the model was saved without its users."""
+        return len(self.cf) - self.num_items
+
     def train(self, mode: bool = True) -> ILM:
         super().train(mode)
         self.llm.eval()  # frozen: no dropout, whatever the mode of the encoder
         self._token_cache.clear()
         return self
 
-    def embed(self, batch: Batch) -> Tensor:
+    def embed(self, batch: Batch, guest: Tensor | None = None) -> Tensor:
         """(B, T, H) input embeddings: text tokens, with item tokens in the slots.
 
         Every distinct item and user of the batch is encoded once, however often it occurs.
+
+        Args:
+            guest: (d,) the embedding of a user beyond those of `cf`, `User(num_users)`.
         """
         text = self.llm.get_input_embeddings()(batch.input_ids)
         if self.encoder is None or not len(batch.entities):
             return text
-        return interleave(text, self.tokens(batch.entities), batch.slot_row, batch.slot_start, batch.slot_entity)
+        own = batch.entities if guest is None else batch.entities[:-1]  # entities are in order: the guest is the last
+        tokens = [self.tokens(own)] if len(own) else []
+        if guest is not None:
+            tokens.append(self.encoder(guest[None]))
+        return interleave(text, torch.cat(tokens), batch.slot_row, batch.slot_start, batch.slot_entity)
 
     def tokens(self, entities: Tensor) -> Tensor:
         """(E, N, H) tokens of distinct entities (E,), items before users.
@@ -124,14 +141,14 @@ class ILM(nn.Module):
         """(I, N, H) what the LLM reads in the place of every item."""
         return self.tokens(torch.arange(self.num_items, device=self.device))
 
-    def forward(self, batch: Batch, **kwargs: Any) -> CausalLMOutputWithPast:
+    def forward(self, batch: Batch, guest: Tensor | None = None, **kwargs: Any) -> CausalLMOutputWithPast:
         """The LLM's output for encoded prompts (see `backbone.read`: `loss` and the logits of labelled tokens alone
-        where the batch has labels).
+        where the batch has labels); `guest` as in `embed`.
 
         A batch without slots goes in as token ids, so its logits are the bare LLM's, bit for bit
         (appendix A of the paper).
         """
-        return read(self.llm, batch, self.embed(batch) if len(batch.entities) else None, **kwargs)
+        return read(self.llm, batch, self.embed(batch, guest) if len(batch.entities) else None, **kwargs)
 
     @torch.no_grad()
     def token_nll(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -148,20 +165,30 @@ class ILM(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, prompt: Prompt | Sequence[Prompt], *, max_new_tokens: int = 64, **kwargs: Any
+        self, prompt: str | Prompt | Sequence[Prompt], *, max_new_tokens: int = 64, **kwargs: Any
     ) -> str | list[str]:
         """Continue an interleaved prompt, or a list of them.
 
         Args:
-            prompt: a list of str, Item and User; a list of such lists for a batch.
+            prompt: a list of str, Item and User, or a text alone; a list of such lists for a batch. Adjacent strings
+                are one text, so ["A", "B"] is one prompt and [["A"], ["B"]] are two. All text is data: a special
+                token that is written in it, "[EOS]", is text.
+            max_new_tokens: of the answer; the LLM must be able to read prompt and answer.
             kwargs: for transformers' `generate`, e.g. num_beams. Decoding is greedy unless asked
                 otherwise, whatever the checkpoint's own generation config says.
+
+        Raises:
+            WrongKind, WrongValue, OutOfRange, TooLong: an argument cannot be used (see `refusals`).
 
         Example:
             >>> ilm.generate(["Describe the film ", Item(17), " in two sentences."])
         """
-        single = not prompt or isinstance(prompt[0], (str, Item, User))
-        batch = self.encode(cast(Sequence[Prompt], [prompt] if single else prompt), side="left")
+        prompts, single = door.as_prompts(prompt)
+        door.fit(prompts, self.num_items, self.num_users, encoder=self.encoder is not None)
+        max_new_tokens = door.whole_number(max_new_tokens, "max_new_tokens")
+        options = door.generation(self.llm, kwargs)
+        batch = self.encode(prompts, side="left")
+        door.room(context_length(self.llm), int(batch.position_ids.max()) + 1, max_new_tokens)
         inputs = {"inputs_embeds": self.embed(batch)} if len(batch.entities) else {"input_ids": batch.input_ids}
         if len(batch.entities) and takes_positions(self.llm):
             inputs["position_ids"] = batch.position_ids
@@ -170,17 +197,17 @@ class ILM(nn.Module):
             attention_mask=batch.attention_mask,
             pad_token_id=self.prompts.pad_id,
             max_new_tokens=max_new_tokens,
-            **{"do_sample": False, **kwargs},
+            **options,
         )
         new = out if len(batch.entities) else out[:, batch.input_ids.shape[1] :]
         texts = [t.strip() for t in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
         return texts[0] if single else texts
 
     @torch.no_grad()
-    def prefill(self, prompts: Sequence[Prompt]) -> Prefill:
-        """Read prompts once; `beam_search` may then run several times over the result."""
+    def prefill(self, prompts: Sequence[Prompt], guest: Tensor | None = None) -> Prefill:
+        """Read prompts once; `beam_search` may then run several times over the result. `guest` as in `embed`."""
         batch = self.encode(prompts, side="left")
-        out = self(batch, use_cache=True, logits_to_keep=1)
+        out = self(batch, guest, use_cache=True, logits_to_keep=1)
         return Prefill(out.past_key_values, out.logits[:, -1], batch.attention_mask, batch.position_ids[:, -1:] + 1)
 
     @property
@@ -210,26 +237,42 @@ class ILM(nn.Module):
         )
 
     def recommend(
-        self, user: User | str, history: Sequence[Item | str] = (), k: int = 10, *, exclude_history: bool = True
+        self,
+        user: User | str | None = None,
+        history: Iterable[Item | str] = (),
+        k: int = 10,
+        *,
+        exclude_history: bool = True,
     ) -> list[Recommendation]:
-        """The k most probable next items, best first.
+        """The k most probable next items, best first; fewer where the model has no more of them.
 
         Args:
-            user: a User, or the id of one (see `user`).
+            user: a User, or the id of one (see `user`). None: somebody the model does not know, whose vector comes
+                from the history (`fold_in`), and whose place in the prompt has no user's number.
             history: Items, or titles or ids (see `item`), in time order; empty asks the straightforward task
                 (the user embedding alone).
+            k: how many, from 1.
             exclude_history: never recommend an item of `history`.
+
+        Raises:
+            WrongKind, WrongValue, OutOfRange, UnknownName, TooLong: an argument cannot be used (see `refusals`).
 
         Example:
             >>> ilm.recommend(user=User(5), history=[Item(3), Item(8)], k=10)
             >>> ilm.recommend(user="alice", history=["Toy Story", "Heat (1995)"])
+            >>> ilm.recommend(history=["Toy Story"])
         """
-        c = self._names()
-        user = c.user(user) if isinstance(user, str) else user
-        rows = [(c.item(item) if isinstance(item, str) else item).row for item in history]
-        prompt = c.indexing.render(c.sequential if rows else c.straightforward, user.row, rows)
+        c, k = self._names(), door.whole_number(k, "k")
+        exclude_history = door.yes_or_no(exclude_history, "exclude_history")
+        rows = door.history_rows(history, c, self.num_items)
+        asker, guest = door.asker(self, user, rows)
+        prompt = c.indexing.render(c.sequential if rows else c.straightforward, asker, rows)
         banned = torch.tensor([rows], device=self.device) if rows and exclude_history else None
-        beams = self.search(self.prefill([prompt]), max(k, 10), banned)
+        try:
+            prefill = self.prefill([prompt], guest)
+        except TooLong as error:
+            raise TooLong(f"history has {len(rows)} items: {error}") from None
+        beams = self.search(prefill, max(min(k, self.num_items), 10), banned)
         assert beams.items is not None  # they walked the trie of items
         return [
             Recommendation(Item(row), c.id(Item(row)), c.title(Item(row)), score)
@@ -255,72 +298,52 @@ class ILM(nn.Module):
 
     def _names(self) -> Catalogue:
         if self.catalogue is None:
-            raise ValueError("this model has no catalogue: pass one to ILM(..., catalogue=...)")
+            raise WrongValue("this model has no catalogue: pass one to ILM(..., catalogue=...)")
         return self.catalogue
 
     def save_pretrained(
-        self, folder: str | Path, *, backbone: str | None = None, metrics: Mapping[str, float] | None = None
+        self,
+        folder: str | Path,
+        *,
+        backbone: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        users: bool = True,
     ) -> Path:
-        """Save everything `from_pretrained` needs, as safetensors and JSON, and a model card.
+        """Save everything `from_pretrained` needs, as safetensors and JSON, a manifest, and a model card.
+
+        The folder is replaced whole, where a model is in it. Its README.md, the card, may be edited; any other change
+        is found by `from_pretrained`.
 
         Args:
-            backbone: name of the LLM, to store a reference and its fingerprint in place of a copy.
+            backbone: name of the LLM, to store a reference and fingerprints of its weights and tokenizer in place of
+                a copy.
             metrics: what was measured, for the model card.
-        """
-        folder = Path(folder)
-        temporary = folder.with_name(folder.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        weights = {"cf": self.cf.contiguous()}
-        if self.encoder is not None:
-            weights |= {f"encoder.{k}": v.contiguous() for k, v in self.encoder.state_dict().items()}
-        save_file(weights, temporary / "ilm.safetensors")
-        if backbone is None:
-            self.llm.save_pretrained(temporary / "backbone")
-            self.tokenizer.save_pretrained(temporary / "backbone")
-        config = {
-            "encoder": encoder_config(self.encoder),
-            "num_items": self.num_items,
-            "backbone": backbone,
-            "item_positions": self.prompts.item_positions,
-            "backbone_fingerprint": weights_fingerprint(self.llm),
-            "catalogue": self.catalogue.to_json() if self.catalogue else None,
-        }
-        (temporary / "ilm.json").write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
-        card = model_card(config, tuple(self.cf.shape), self.llm, metrics)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
-        open_to_others(temporary)
-        replace_folder(temporary, folder)
-        return folder
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> ILM:
-        """Load a saved model; `kwargs` go to `load_backbone` (dtype, device_map).
+            users: False leaves the users' vectors and ids out. The loaded model knows no User and recommends for a
+                history. Item vectors, encoder and an LLM trained on users' prompts were made from what users did and
+                may still tell of it, most where `backbone.index_tokens` gave each user a token of the LLM.
 
         Raises:
-            FileNotFoundError: no model in the folder.
-            ValueError: the backbone's weights are not those the encoder was trained with.
+            ModelFolderError: the folder holds something else than a model, or a weight is not finite.
+            WrongValue: `users=False`, and the model could not recommend without them.
         """
-        folder = Path(folder)
-        if not (folder / "ilm.json").is_file():
-            raise FileNotFoundError(
-                f"no model in {folder}: ilm.json is missing. `make study` writes runs/toy/models/ilm-seed0"
-            )
-        config = json.loads((folder / "ilm.json").read_text(encoding="utf-8"))
-        llm, tokenizer = load_backbone(config["backbone"] or folder / "backbone", **kwargs)
-        if not kwargs and weights_fingerprint(llm) != config["backbone_fingerprint"]:
-            raise ValueError(
-                f"the weights of backbone {config['backbone'] or 'backbone/'} are not those {folder} "
-                "was trained with: get the same revision, or train again"
-            )
-        weights = load_file(folder / "ilm.safetensors")
-        cf = weights.pop("cf")
-        encoder = build_encoder(config["encoder"])
-        if encoder is not None:
-            encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in weights.items()})
-        catalogue = Catalogue.from_json(config["catalogue"]) if config["catalogue"] else None
-        return (
-            cls(llm, tokenizer, encoder, cf, config["num_items"], catalogue, config["item_positions"])
-            .to(llm.device)
-            .eval()
-        )
+        return write_folder(self, folder, backbone, metrics, users=door.yes_or_no(users, "users"))
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, dtype: torch.dtype | str = "auto", device_map: str | None = None
+    ) -> ILM:
+        """Load a saved model, after every file was found to be as it was saved.
+
+        Nothing is unpickled, and no code of the folder or of the LLM is run.
+
+        Args:
+            dtype: of the LLM's weights; "auto" keeps the saved ones.
+            device_map: as in transformers, e.g. "auto".
+
+        Raises:
+            NoModel: no model in the folder; also a FileNotFoundError.
+            ModelFolderError: a file is missing, changed, of another version or does not fit the others, or the LLM
+                that the model names is not the one it was trained with; also a ValueError.
+        """
+        llm, *rest = read_folder(folder, dtype, device_map)
+        return cls(llm, *rest).to(llm.device).eval()

@@ -11,6 +11,8 @@ import numpy as np
 
 from ilm_lib.model.prompts import CUT, Item, Prompt, User
 
+STRANGER = "0"  # users are numbered from 1
+
 
 @dataclass(frozen=True)
 class Indexing:
@@ -21,19 +23,20 @@ class Indexing:
     item_index: np.ndarray
     history_separator: str = " , "
 
-    def render(self, source: str, user: int, history: Iterable[int] = ()) -> Prompt:
+    def render(self, source: str, user: int | User, history: Iterable[int] = ()) -> Prompt:
         """Fill a template; every index is followed by the slot of its embedding (section 4.1).
 
         Texts are cut where `PromptEncoder` may cut them, so that the pieces are few and come again.
 
         Args:
             source: e.g. "What follows {dataset} items {history} for {dataset} user_{user_id} ?"
+            user: a row, or the slot of somebody who is none of the data's users and is called `STRANGER`.
         """
         prompt: list[str | Item | User] = []
         for texts, lead, field in _parts(source, self.dataset):
             prompt += texts
             if field == "user_id":
-                prompt += self._named_user(lead, user)
+                prompt += [lead + STRANGER, user] if isinstance(user, User) else self._named_user(lead, user)
             elif field == "history":
                 for row in history:
                     prompt += self._named_item(lead, int(row))

@@ -20,7 +20,7 @@ as a few tokens, made from their collaborative filtering embeddings.
 | part | what it is |
 | --- | --- |
 | item encoder | {encoder} |
-| embeddings | {items:,} items and {users:,} users, {dim} numbers each |
+| embeddings | {items:,} items and {users} users, {dim} numbers each |
 | language model | {llm}, frozen |
 
 ## Use
@@ -40,30 +40,41 @@ Items and users are counted from 0, in the order of the data that the model was 
 {measured}
 ## Before you share it
 
-- **Vectors of all {users:,} users are inside** (`cf` in `ilm.safetensors`, rows {items} and on). They were computed
-  from what each user did, and tell something of it. Where users are people, ask them first.
+{privacy}
 - `ilm.json` holds the titles of the items.
 - The code is Apache-2.0. These weights carry the terms of the data and of the language model they come from.
 - It knows these items and no others, and what it writes of them may be wrong.
 """
+_WITH_USERS = """\
+- **Vectors of all {users:,} users are inside** (`cf` in `ilm.safetensors`, rows {items} and on). They were computed
+  from what each user did, and tell something of it. Where users are people, ask them first, or save the model with
+  `users=False`."""
+_WITHOUT_USERS = """\
+- **No user's vector or id is inside**: it was saved with `users=False`. Item vectors, item encoder and language
+  model were still made from what users did; a language model trained on prompts about users may remember some of it."""
+_USER_TOKENS = """
+- **{count:,} tokens of the language model stand for one user each**, and what it learned of them is in its weights."""
 
 
 def model_card(
     config: Mapping[str, Any],
-    cf_shape: tuple[int, int],
+    dim: int,
     llm: PreTrainedModel,
     metrics: Mapping[str, float] | None = None,
+    user_tokens: int = 0,
 ) -> str:
     """A model card in Markdown with YAML front matter.
 
     Args:
         config: what `ilm.json` of the model holds.
-        cf_shape: (I + U, d), the size of the embeddings.
+        dim: d, numbers in an embedding.
         llm: the frozen language model.
         metrics: what was measured, e.g. {"dev HR@10": 0.12}; left out where nothing was.
+        user_tokens: tokens of the language model that each name a user.
     """
     catalogue, kind = config["catalogue"], (config["encoder"] or {}).get("kind")
     name, backbone, items = catalogue["dataset"] if catalogue else None, config["backbone"], config["num_items"]
+    users = config["num_users"]
     head: dict[str, Any] = {
         "license": "other",
         "license_name": "terms-of-the-data-and-the-language-model",
@@ -84,13 +95,15 @@ def model_card(
         paper=PAPER,
         encoder=_encoder(config["encoder"]),
         items=items,
-        users=cf_shape[0] - items,
-        dim=cf_shape[1],
+        users=f"{users:,}" if users else "no",
+        dim=dim,
         llm=f"[{backbone}](https://huggingface.co/{backbone}), {size}" if "base_model" in head else size,
-        example=_example(items, bool(catalogue)),
+        example=_example(items, users, bool(catalogue), reads_items=kind is not None),
         data=(f"Interactions of {name}." if name else "Interactions of a data set that has no name here.")
         + (" The item encoder learned; the weights of the language model did not change." if kind else ""),
         measured=_measured(metrics),
+        privacy=(_WITH_USERS if users else _WITHOUT_USERS).format(items=items, users=users)
+        + (_USER_TOKENS.format(count=user_tokens) if user_tokens else ""),
     )
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{body}"
 
@@ -104,10 +117,11 @@ def _encoder(config: Mapping[str, Any] | None) -> str:
     return f"Q-Former, {q['num_query_tokens']} tokens an item, {q['layers']} layers of width {q['width']}"
 
 
-def _example(items: int, recommends: bool) -> str:
-    lines = [f'ilm.generate(["Describe the film ", Item({min(17, items - 1)}), " in two sentences."])']
+def _example(items: int, users: int, recommends: bool, *, reads_items: bool) -> str:
+    film = f"Item({min(17, items - 1)})" if reads_items else '"Heat (1995)"'
+    lines = [f'ilm.generate(["Describe the film ", {film}, " in two sentences."])']
     if recommends:
-        lines.insert(0, "ilm.recommend(user=User(0), history=[Item(0), Item(1)], k=10)")
+        lines.insert(0, f"ilm.recommend({'user=User(0), ' if users else ''}history=[Item(0), Item(1)], k=10)")
     return "\n".join(lines)
 
 

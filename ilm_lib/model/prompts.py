@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import chain
+from operator import index
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,24 +22,58 @@ from torch import Tensor
 
 from ilm_lib.model.masks import additive
 from ilm_lib.model.packing import Layout, pack_rows
+from ilm_lib.model.plain_text import PlainText
+from ilm_lib.model.refusals import OutOfRange, TooLong, WrongKind, WrongValue, brief
 from ilm_lib.settings import ItemPositions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def whole(value: object) -> int | None:
+    """A whole number of Python, numpy or torch as an int; None for anything else, True and False among it."""
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+        return None
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _row(slot: Item | User) -> int:
+    """The row of a slot as an int."""
+    kind, row = type(slot).__name__, whole(slot.row)
+    if row is None:
+        raise WrongKind(f"{kind}({brief(slot.row)}): a row is a whole number. A title or an id is given as text alone")
+    if row < 0:
+        raise OutOfRange(f"{kind}({brief(row)}): rows count from 0")
+    return row
+
+
 @dataclass(frozen=True)
 class Item:
-    """A slot for an item: `row` is its row in the item embeddings."""
+    """A slot for an item: `row`, an int or a numpy integer from 0, is its row in the item embeddings.
+
+    Raises:
+        WrongKind: the row is no whole number. OutOfRange: it is below 0.
+    """
 
     row: int
+
+    def __post_init__(self):
+        if type(self.row) is not int or self.row < 0:
+            object.__setattr__(self, "row", _row(self))
 
 
 @dataclass(frozen=True)
 class User:
-    """A slot for a user ("a special item", section 1): `row` in the user embeddings."""
+    """A slot for a user ("a special item", section 1): `row` in the user embeddings, as in `Item`."""
 
     row: int
+
+    def __post_init__(self):
+        if type(self.row) is not int or self.row < 0:
+            object.__setattr__(self, "row", _row(self))
 
 
 Prompt = Sequence[str | Item | User]
@@ -124,7 +159,8 @@ class PromptEncoder:
 
     A prompt without slots gives exactly the ids the tokenizer gives for its text, after the
     beginning-of-sequence token where there is one. Adjacent strings count as one text; it is tokenized in
-    pieces, whose ids are kept, where that changes nothing (see `cuts`).
+    pieces, whose ids are kept, where that changes nothing (see `cuts`). All text is data: a special token that is
+    written in it, "[EOS]", has the ids of its characters (see `PlainText`).
     """
 
     def __init__(
@@ -136,8 +172,9 @@ class PromptEncoder:
         packs: Callable[[int], bool] = lambda length: True,
     ):
         if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
+            raise WrongValue("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
         self.tokenizer, self.num_items, self.num_query_tokens = tokenizer, num_items, num_query_tokens
+        self._plain = PlainText(tokenizer)
         self.item_positions: ItemPositions = item_positions
         self.packs = packs
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -158,8 +195,8 @@ class PromptEncoder:
             return False
         words = ["an", "Item", "user_17", "2024", "7", "don't", ".", ", ", "??", "\n", "\u00e9t\u00e9", "\u653b\u6bbb"]
         texts = [f"{a} {b}" for a in words for b in words]
-        whole = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return all(list(chain(*map(self.text_ids, CUT.split(text)))) == ids for text, ids in zip(texts, whole))
+        pieces = (chain(*map(self.text_ids, CUT.split(text))) for text in texts)
+        return all(list(found) == ids for found, ids in zip(pieces, self._plain(texts)))
 
     def encode(self, prompt: Prompt) -> tuple[array, array]:
         """Token ids with placeholders, and the slots as start, entity, start, entity, ... (arrays of int64)."""
@@ -184,7 +221,7 @@ class PromptEncoder:
 
     def _tokenize(self, text: str) -> array:
         """Ids of a text that stands alone; kept by `text_ids`."""
-        return array("q", self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return array("q", self._plain([text])[0])
 
     def _close(self, text: str) -> array:
         """Ids of an answer, closed by the end-of-sequence token; kept by `answer_ids`."""
@@ -210,7 +247,7 @@ class PromptEncoder:
             max_length: refuse longer rows (the LLM's context).
 
         Raises:
-            ValueError: a row is longer than `max_length`; names its length.
+            TooLong: a prompt is longer than `max_length`; names which, and its length.
         """
         ids, slots = zip(*map(self.encode, prompts))
         closing = list(map(self.answer_ids, answers)) if answers is not None else [array("q")] * len(ids)
@@ -218,9 +255,10 @@ class PromptEncoder:
         length = begin + np.array(list(map(len, closing)))
         width = int(length.max())
         if max_length is not None and width > max_length:
-            raise ValueError(
-                f"a prompt is {width} tokens long and the LLM reads {max_length}: "
-                "shorten data.history_max or use fewer query tokens"
+            which = f"prompt {length.argmax()} of {len(length)}" if len(length) > 1 else "the prompt"
+            raise TooLong(
+                f"{which} is {width} tokens long and the LLM reads {max_length}: give less text, fewer items, or a "
+                "shorter history (in a study data.history_max)"
             )
         pack = pack and self.packs(width)
         layout = pack_rows(length, self.packs) if pack else _one_a_row(length, width, side)
@@ -266,14 +304,12 @@ class PromptEncoder:
 
     def _entity(self, slot: Item | User) -> int:
         if isinstance(slot, Item):
-            if not 0 <= slot.row < self.num_items:
-                raise IndexError(f"{slot} is outside the {self.num_items} items of the embeddings")
+            if slot.row >= self.num_items:
+                raise OutOfRange(f"{slot} is outside the {self.num_items} items of the embeddings")
             return slot.row
         if isinstance(slot, User):
-            if slot.row < 0:
-                raise IndexError(f"{slot}: rows count from 0")
             return self.num_items + slot.row
-        raise TypeError(f"a prompt is made of str, Item and User, not {type(slot).__name__}")
+        raise WrongKind(f"a prompt is made of str, Item and User, not {type(slot).__name__}")
 
 
 def _one_a_row(length: np.ndarray, width: int, side: str) -> Layout:

@@ -10,15 +10,19 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ilm_lib.model.plain_text import PlainText
 from ilm_lib.model.tokenizer import train_tokenizer
 from ilm_lib.settings import QFormerParams
 
 
 class TextCodec:
-    """Texts to ids for the text tower: [CLS] tokens [SEP]; generation starts with [DEC] instead."""
+    """Texts to ids for the text tower: [CLS] tokens [SEP]; generation starts with [DEC] instead.
+
+    Texts are data: "[SEP]" in one has the ids of its characters (see `PlainText`).
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int):
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self.tokenizer, self.max_tokens, self._plain = tokenizer, max_tokens, PlainText(tokenizer)
         vocab = tokenizer.get_vocab()
         self.pad, self.cls, self.sep = (vocab[t] for t in ("[PAD]", "[CLS]", "[SEP]"))
         self.dec = vocab.get("[DEC]", vocab.get("[unused0]"))  # BERT vocabularies keep spare tokens
@@ -33,7 +37,7 @@ class TextCodec:
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """(B, L) ids, padded to the longest; mask with `ids != codec.pad`."""
-        rows = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if len(texts) else []
+        rows = self._plain(texts) if len(texts) else []
         rows = [[self.cls, *r[: self.max_tokens - 2], self.sep] for r in rows]
         ids = np.full((len(rows), max(map(len, rows), default=2)), self.pad, dtype=np.int64)
         for i, r in enumerate(rows):

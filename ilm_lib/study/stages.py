@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from ilm_lib.baselines.cf import fold_in
 from ilm_lib.files import read_json
 from ilm_lib.methods import METHODS, Encoder
 from ilm_lib.model.backbone import load_backbone
@@ -215,6 +216,10 @@ def load_ilm(params: Params, seed: int, method: str, *, trained: bool = True) ->
     llm, cf = backbone(params, seed), inputs.embeddings(params, seed)
     if trained:
         after = None if encoder == "none" else phase2(params, seed, method)
-        return trained_ilm(llm, cf, after, tasks=tasks, item_positions=params.phase2.item_positions)
+        ilm = trained_ilm(llm, cf, after, tasks=tasks, item_positions=params.phase2.item_positions)
+        if not params.embeddings.file:
+            given = params.embeddings.model_dump(include={"engine", "regularization", "unobserved_weight"})
+            ilm.fold_in = fold_in(inputs.cf_embeddings(cf), **given)
+        return ilm
     aligned = phase1(params, seed, method) if METHODS[method].phase1 else None
     return new_ilm(encoder, llm, cf, aligned, params.qformer, params.phase2, tasks=tasks, seed=seed).eval()

@@ -44,7 +44,7 @@ class ElmTasks:
             in_text: put words there, and no slot (`in_words`).
         """
         if in_text is None:
-            return _fill(row.prompt, Item(int(row.item)), Item(int(row.other)))
+            return _fill(row.prompt, Item(int(row.item)), Item(int(row.other)) if row.other >= 0 else None)
         return _fill(row.prompt, *(in_words(self.films[int(i)], in_text) for i in (row.item, row.other)))
 
     def pairs(self) -> Pairs:
@@ -113,13 +113,16 @@ def film_card(film: dict, rng: np.random.Generator | None = None, keep: float = 
     return f"{parts[0]} ({'; '.join(parts[1:])})" if len(parts) > 1 else parts[0]
 
 
-def _fill(prompt: str, film: str | Item, other: str | Item) -> list[str | Item]:
-    """Put films into `{film}` and `{other}` of a prompt."""
+def _fill(prompt: str, film: str | Item, other: str | Item | None) -> list[str | Item]:
+    """Put films into `{film}` and `{other}` of a prompt, which has no `{other}` where there is no second film."""
     filled: list[str | Item] = []
     for i, piece in enumerate(prompt.split("{film}")):
         filled += [film] if i else []
         for j, text in enumerate(piece.split("{other}")):
-            filled += [other, text] if j else [text]
+            if j:
+                assert other is not None, f"no second film for {prompt!r}"
+                filled.append(other)
+            filled.append(text)
     return [segment for segment in filled if segment != ""]
 
 

@@ -1,0 +1,303 @@
+"""The folder of a saved model: safetensors and JSON, a card, and a manifest that holds every other file to its bytes.
+
+Nothing of a folder is believed: `read_folder` checks all of it against the manifest before it loads anything, and what
+it then loads against each other. No file is unpickled and no code in it is run.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ilm_lib.files import open_to_others, replace_folder, sha256, write_json
+from ilm_lib.model.backbone import load_backbone, tokenizer_fingerprint, weights_fingerprint
+from ilm_lib.model.catalogue import Catalogue
+from ilm_lib.model.door import agree
+from ilm_lib.model.encoders import ItemEncoder, build_encoder, encoder_config
+from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.model_card import model_card
+from ilm_lib.model.refusals import ModelFolderError, NoModel, WrongKind, WrongValue, brief
+from ilm_lib.settings import ItemPositions
+
+if TYPE_CHECKING:
+    from ilm_lib.model.ilm import ILM
+
+FORMAT = 2  # of the folder; 1 had no manifest
+CARD = "README.md"  # the one file that may be edited, and is in no manifest
+_AGAIN = "Save the model again, or get the folder anew"
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+
+
+class Parts(NamedTuple):
+    """What an ILM is made of, in the order of its arguments."""
+
+    llm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    encoder: ItemEncoder | None
+    cf: Tensor
+    num_items: int
+    catalogue: Catalogue | None
+    item_positions: ItemPositions
+    fold_in: FoldIn | None
+
+
+class Config(BaseModel):
+    """`ilm.json`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal[2]
+    encoder: dict[str, Any] | None
+    num_items: int = Field(gt=0)
+    num_users: int = Field(ge=0)
+    item_positions: ItemPositions
+    backbone: str | None  # its name, where it is not in the folder, and then its type and fingerprints
+    backbone_dtype: str
+    backbone_fingerprint: str
+    tokenizer_fingerprint: str
+    fold_in: dict[str, float] | None
+    catalogue: dict[str, Any] | None
+
+
+def write_folder(
+    ilm: ILM, given: str | Path, backbone: str | None, metrics: Mapping[str, float] | None, *, users: bool
+) -> Path:
+    """Write a model to a folder that appears whole or not at all; see `ILM.save_pretrained`."""
+    folder = _path(given).absolute()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "ilm.json").is_file()):
+        raise ModelFolderError(f"{folder} is there and holds no model: saving would replace it. Give a new folder")
+    if not users and ilm.catalogue and ilm.encoder is not None and ilm.fold_in is None:
+        raise WrongValue(
+            "users=False, and without its users this model could recommend to nobody: give it a fold_in "
+            "(baselines.cf.fold_in) first"
+        )
+    catalogue = ilm.catalogue if users or ilm.catalogue is None else ilm.catalogue.without_users()
+    cf = (ilm.cf if users else ilm.cf[: ilm.num_items]).contiguous()
+    weights = {f"encoder.{k}": v.contiguous() for k, v in ilm.encoder.state_dict().items()} if ilm.encoder else {}
+    _check_finite({"cf": cf, **weights}, "this model")
+    config = {
+        "format": FORMAT,
+        "encoder": encoder_config(ilm.encoder),
+        "num_items": ilm.num_items,
+        "num_users": len(cf) - ilm.num_items,
+        "item_positions": ilm.prompts.item_positions,
+        "backbone": backbone,
+        "backbone_dtype": str(ilm.llm.dtype).removeprefix("torch."),
+        "backbone_fingerprint": weights_fingerprint(ilm.llm),
+        "tokenizer_fingerprint": tokenizer_fingerprint(ilm.tokenizer),
+        "fold_in": asdict(ilm.fold_in) if ilm.fold_in else None,
+        "catalogue": catalogue.to_json() if catalogue else None,
+    }
+    numbers = ilm.catalogue.indexing.user_index.tolist() if ilm.catalogue else []
+    vocabulary = ilm.tokenizer.get_vocab()
+    of_users = sum(f"user_{number}" in vocabulary for number in numbers)
+    card = model_card(config, cf.shape[1], ilm.llm, metrics, user_tokens=of_users)
+
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({"cf": cf, **weights}, temporary / "ilm.safetensors")
+    if backbone is None:
+        ilm.llm.save_pretrained(temporary / "backbone")
+        ilm.tokenizer.save_pretrained(temporary / "backbone")
+    # ASCII, so that a title which is no valid Unicode does not end the work
+    (temporary / "ilm.json").write_text(json.dumps(config), encoding="utf-8")
+    files = {p.relative_to(temporary).as_posix(): p for p in sorted(temporary.rglob("*")) if p.is_file()}
+    noted = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
+    (temporary / CARD).write_text(card, encoding="utf-8")
+    write_json(temporary / "manifest.json", {"format": FORMAT, "files": noted})
+    open_to_others(temporary)
+    replace_folder(temporary, folder)
+    return Path(given)
+
+
+def read_folder(given: str | Path, dtype: torch.dtype | str, device_map: str | None) -> Parts:
+    """Check and load what `write_folder` wrote; see `ILM.from_pretrained`."""
+    check_dtype(dtype)
+    folder = _path(given)
+    verify(folder)
+    config = _read_config(folder / "ilm.json")
+    cf, encoder = _read_weights(folder / "ilm.safetensors", config)
+    try:
+        catalogue = Catalogue.from_json(config.catalogue) if config.catalogue else None
+        fold_in = FoldIn(**config.fold_in) if config.fold_in else None
+        agree(cf.shape, config.num_items, catalogue)
+    except _UNREADABLE as error:
+        raise ModelFolderError(f"{folder / 'ilm.json'}: {_first(error)}. {_AGAIN}") from error
+    if config.backbone is None:
+        llm, tokenizer = _load(folder / "backbone", dtype=dtype, device_map=device_map)
+    else:
+        llm, tokenizer = _referenced(config, dtype, device_map)
+    width = llm.get_input_embeddings().embedding_dim
+    if config.encoder is not None and config.encoder["llm_width"] != width:
+        raise ModelFolderError(
+            f"{folder / 'ilm.json'}: the item encoder does not fit an LLM of width {width}. {_AGAIN}"
+        )
+    return Parts(llm, tokenizer, encoder, cf, config.num_items, catalogue, config.item_positions, fold_in)
+
+
+def verify(folder: Path) -> None:
+    """Hold every file of a folder to its manifest. Costs one reading of the files.
+
+    Raises:
+        NoModel: there is no folder or no model in it.
+        ModelFolderError: names the first file that is missing, changed or not in the manifest.
+    """
+    made = "`make study` writes runs/toy/models/ilm-seed0; a model of a hub is downloaded first"
+    if not folder.exists():
+        raise NoModel(f"no model in {folder}: there is no such folder. {made}")
+    if not folder.is_dir():
+        raise ModelFolderError(f"{folder} is a file: give the folder that it lies in")
+    path = folder / "manifest.json"
+    if not path.exists():
+        if not (folder / "ilm.json").exists():
+            raise NoModel(f"no model in {folder}: ilm.json is missing. {made}")
+        raise ModelFolderError(f"{path} is missing, as in folders of earlier versions. Train or save the model again")
+    files = _noted(path)
+    for name, noted in files.items():
+        file = folder / name
+        if not file.is_file():
+            raise ModelFolderError(f"{file} is missing or is no file. {_AGAIN}")
+        try:
+            same = file.stat().st_size == noted.get("bytes") and sha256(file) == noted.get("sha256")
+        except OSError as error:
+            raise ModelFolderError(f"{file} cannot be read: {error.strerror}") from error
+        if not same:
+            raise ModelFolderError(f"{file} is not what manifest.json says that was saved. {_AGAIN}")
+    # What lies beside the LLM's files, as an adapter's, would be loaded with them.
+    for extra in sorted((folder / "backbone").rglob("*")):
+        if not extra.is_dir() and not extra.name.startswith(".") and _name(extra, folder) not in files:
+            raise ModelFolderError(f"{extra} is no part of the model that was saved: move it out of backbone/")
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _noted(path: Path) -> dict[str, dict[str, Any]]:
+    """The files of a manifest, by their names."""
+    manifest = _json(path)
+    if manifest.get("format") != FORMAT:
+        found = brief(manifest.get("format"))
+        raise ModelFolderError(f"{path}: format {found} is not {FORMAT}: of another version. Save the model again")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(noted, dict) for noted in files.values()):
+        raise ModelFolderError(f"{path}: files is no table of files. {_AGAIN}")
+    for name in files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or ":" in name:
+            raise ModelFolderError(f"{path}: {brief(name)} lies outside the folder. {_AGAIN}")
+    if missing := {"ilm.json", "ilm.safetensors"} - {*files}:
+        raise ModelFolderError(f"{path}: {min(missing)} is not in it. {_AGAIN}")
+    return files
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelFolderError(f"{path} cannot be read: {error.strerror}. {_AGAIN}") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelFolderError(f"{path} is no JSON: {_first(error)}. {_AGAIN}") from error
+    if not isinstance(value, dict):
+        raise ModelFolderError(f"{path} holds {brief(value)} in the place of an object. {_AGAIN}")
+    return value
+
+
+def _read_config(path: Path) -> Config:
+    values = _json(path)
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ModelFolderError(f"{path}: {key}: {first['msg']} (got {brief(first['input'])}). {_AGAIN}") from error
+
+
+def _read_weights(path: Path, config: Config) -> tuple[Tensor, ItemEncoder | None]:
+    """The embeddings and the item encoder, finite and of the sizes that the config gives."""
+    try:
+        weights = load_file(path)
+    except _UNREADABLE as error:
+        raise ModelFolderError(f"{path} cannot be read: {_first(error)}. {_AGAIN}") from error
+    try:
+        encoder = build_encoder(config.encoder)
+    except _UNREADABLE as error:
+        raise ModelFolderError(f"{path.parent / 'ilm.json'}: encoder: {_first(error)}. {_AGAIN}") from error
+    wanted = {f"encoder.{k}": tuple(v.shape) for k, v in encoder.state_dict().items()} if encoder else {}
+    wanted["cf"] = (config.num_items + config.num_users, config.encoder["cf_dim"] if config.encoder else -1)
+    for name in sorted(wanted.keys() | weights.keys()):
+        found = tuple(weights[name].shape) if name in weights else None
+        if found is None or name not in wanted:
+            raise ModelFolderError(f"{path}: {name} is {'missing' if found is None else 'unknown'}. {_AGAIN}")
+        if len(found) != len(wanted[name]) or any(f != w for f, w in zip(found, wanted[name]) if w >= 0):
+            raise ModelFolderError(f"{path}: {name} is {found}, by ilm.json {wanted[name]}. {_AGAIN}")
+    _check_finite(weights, str(path))
+    cf = weights.pop("cf")
+    if encoder is not None:
+        encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in weights.items()})
+    return cf, encoder
+
+
+def _check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            raise ModelFolderError(f"{where}: {name} holds {tensor.dtype}, not floats. {_AGAIN}")
+        if not tensor.isfinite().all():
+            row = int((~tensor.isfinite()).flatten().nonzero()[0]) // max(1, tensor[0].numel() if tensor.dim() else 1)
+            raise ModelFolderError(f"{where}: {name} is not finite, first in row {row}. Train or save the model again")
+
+
+def _referenced(
+    config: Config, dtype: torch.dtype | str, device_map: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The LLM that a model names, in the type it was trained with until its weights are checked."""
+    name = str(config.backbone)
+    llm, tokenizer = _load(name, dtype=config.backbone_dtype, device_map=device_map)
+    for what, found, wanted in (
+        ("weights", weights_fingerprint(llm), config.backbone_fingerprint),
+        ("tokenizer", tokenizer_fingerprint(tokenizer), config.tokenizer_fingerprint),
+    ):
+        if found != wanted:
+            raise ModelFolderError(
+                f"the {what} of backbone {brief(name, 120)} are not those the model was trained with: get the same "
+                "revision, or train again"
+            )
+    kept = dtype == "auto" or dtype in (config.backbone_dtype, llm.dtype)
+    return llm if kept else llm.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype), tokenizer
+
+
+def _load(name: str | Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        return load_backbone(name, **kwargs)
+    except _UNREADABLE as error:
+        raise ModelFolderError(f"the LLM in {name} cannot be loaded: {_first(error)}. {_AGAIN}") from error
+
+
+def check_dtype(dtype: Any) -> None:
+    """ "auto", a floating type of torch or the name of one."""
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype != "auto" and not (isinstance(named, torch.dtype) and named.is_floating_point):
+        raise WrongValue(f'dtype is {brief(dtype)}: give "auto", "float32", "bfloat16" or "float16"')
+
+
+def _path(given: str | Path) -> Path:
+    if not isinstance(given, (str, Path)) or not str(given) or "\0" in str(given):
+        raise WrongKind(f"folder is {brief(given)}: give the path of a folder")
+    return Path(given)
+
+
+def _first(error: BaseException) -> str:
+    """The first line of an error, cut."""
+    text = str(error).strip().split("\n")[0] or type(error).__name__
+    return text if len(text) <= 120 else f"{text[:119]}…"
