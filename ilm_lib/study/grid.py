@@ -17,6 +17,7 @@ from ilm_lib.data import missing_data
 from ilm_lib.files import write_text
 from ilm_lib.profiles import ROOT, load_params, report_dir, runs_dir
 from ilm_lib.settings import Params, ParamsError
+from ilm_lib.study.plan import left_out
 
 
 def parameters_file(params: Params) -> Path:
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"✗ {error}", file=sys.stderr)
         return 1
     print(f"▶ study, profile {args.profile}, seeds {args.seeds}, {args.cores} cores", flush=True)
+    for notebook, reason in left_out(params).items():
+        print(f"  – left out: {notebook}, {reason}", flush=True)
     # A killed run leaves snakemake's lock behind, hence --nolock; stages have locks of their own, which end with their
     # process.
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)]
