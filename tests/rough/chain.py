@@ -72,6 +72,7 @@ class Chain:
     Args:
         sequences: items of each user in time order; None: the toy world.
         texts: text records by item.
+        draw: write figures out, which takes most of the time.
         settings: sections of the profile that differ from `TINY`.
     """
 
@@ -80,9 +81,15 @@ class Chain:
         folder: Path,
         sequences: Iterable[Sequence[int]] | None = None,
         texts: Mapping[int, Mapping] | None = None,
+        *,
+        draw: bool = True,
         **settings: Any,
     ):
-        self.folder, data = folder, {"source": "toy", "num_items": 50, "num_users": 50, "history_max": 5}
+        self.draw, self.folder, data = (
+            draw,
+            folder,
+            {"source": "toy", "num_items": 50, "num_users": 50, "history_max": 5},
+        )
         if sequences is not None:
             write_world(folder / "data" / "small", sequences, texts)
             data = {"source": "openp5", "name": "Small", "folder": "small", "history_max": 5}
@@ -113,7 +120,8 @@ class Chain:
         namespace: dict[str, Any] = {"__name__": "__main__", "display": lambda *shown: None}
         said = io.StringIO()
         matplotlib.use("Agg")
-        with contextlib.redirect_stdout(said):
+        undrawn = contextlib.nullcontext() if self.draw else mock.patch("matplotlib.figure.Figure.savefig")
+        with contextlib.redirect_stdout(said), undrawn:
             for at, cell in enumerate(cells):
                 exec(compile("".join(cell["source"]), f"{path.name}, code cell {at}", "exec"), namespace)
                 if at == 0:  # the parameters cell; as papermill does, values are put after it
