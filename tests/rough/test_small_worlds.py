@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from chain import NOTEBOOKS, Chain, write_world
@@ -24,6 +25,7 @@ from ilm_lib.data.own_profile import Sizes, render
 from ilm_lib.methods import METHODS
 from ilm_lib.metrics import FEWEST_PAIRS, paired_bootstrap, ranking_metrics
 from ilm_lib.paper import RANKING_METRICS
+from ilm_lib.report import plot_metric_by_method, save_figure
 from ilm_lib.settings import SASRec, validate
 from ilm_lib.study import claims, grid, inputs, openp5, plan
 from ilm_lib.study.probes import mean_auc, neighbours_kept
@@ -413,3 +415,10 @@ def test_the_grid_plans_no_more_than_a_profile_needs(methods, rules, tmp_path):
 def test_dot_products_are_called_by_what_made_the_vectors(changes, name):
     assert openp5.baselines(load_params("toy", **changes)) == ("Popularity", name, "SASRec")
     assert METHODS[name].encoder is None
+
+
+def test_every_method_can_be_drawn(tmp_path):
+    keys = {"table": "table3", "dataset": "Small", "task": "both", "prompt": "seen", "history": "kept", "variant": ""}
+    keys |= {"readout": "", "seed": 0, "metric": "HR@10", "value": 0.2, "n": 20}
+    rows = pd.DataFrame([{**keys, "method": m} for m in METHODS])
+    assert save_figure(plot_metric_by_method(rows, "HR@10"), tmp_path / "all").is_file()
