@@ -8,6 +8,7 @@ from shlex import quote
 sys.path.insert(0, workflow.basedir)  # the library of this checkout
 from ilm_lib.profiles import load_params, runs_dir
 from ilm_lib.study.grid import parameters_file
+from ilm_lib.study.plan import left_out
 
 PARAMS = load_params(config.get("profile", "toy"))
 SEEDS = list(range(PARAMS.seed, PARAMS.seed + int(config.get("seeds", 1))))
@@ -17,6 +18,7 @@ SETTINGS = str(parameters_file(PARAMS))
 CODE = sorted(str(p) for p in Path("ilm_lib").rglob("*.py"))
 HALF = max(1, workflow.cores // 2)  # the last two notebooks run side by side
 TRAINED = [m for m in PARAMS.methods if m != "OpenP5-R"]
+LEFT_OUT = left_out(PARAMS)
 
 
 def needs(notebook, *upstream):
@@ -38,6 +40,11 @@ def papermill(notebook, job, options="-p seed {wildcards.seed}"):
             f"{quote(sys.executable)} -m papermill notebooks/{notebook}.ipynb {{output:q}} "
             f"-k python3 -f {{input.params:q}} {options} --no-progress-bar --log-level WARNING "
             "2> >(grep -v IPKernelApp >&2)")
+
+
+def kept(notebook, pages):
+    """Pages of a notebook, or none where the profile has no use for it."""
+    return [] if notebook in LEFT_OUT else list(pages)
 
 
 ALL_SEEDS = f"-y 'seeds: {SEEDS}'"
@@ -71,14 +78,19 @@ rule backbone:
     shell: papermill("04_phase2", "04 backbone, seed {wildcards.seed}", "-p seed {wildcards.seed} -p method OpenP5-R")
 
 rule phase2:
-    input: **needs("04_phase2", rules.backbone.output, rules.phase1.output)
+    input: **needs("04_phase2", rules.backbone.output, kept("03_phase1", rules.phase1.output) or rules.embeddings.output)
     output: RUNS / "04_phase2-{method}-seed{seed}.ipynb"
-    wildcard_constraints: method="|".join(TRAINED)
+    wildcard_constraints: method="|".join(TRAINED) or "none"
     priority: 1
     resources: gpu=1
     shell:
         papermill("04_phase2", "04 phase 2 of {wildcards.method}, seed {wildcards.seed}",
                   "-p seed {wildcards.seed} -p method {wildcards.method}")
+
+# What 06 and 07 show; a profile of OpenP5-R alone trains no encoder.
+MODELS = expand(rules.phase2.output, seed=SEEDS, method=TRAINED) or [
+    page for rule in (rules.backbone, rules.embeddings) for page in expand(rule.output, seed=SEEDS)
+]
 
 rule elm24:
     input: **needs("05_elm24_eval", expand(rules.embeddings.output, seed=SEEDS))
@@ -87,7 +99,7 @@ rule elm24:
     shell: papermill("05_elm24_eval", "05 ELM-24", ALL_SEEDS)
 
 rule openp5:
-    input: **needs("06_openp5_eval", expand(rules.phase2.output, seed=SEEDS, method=TRAINED))
+    input: **needs("06_openp5_eval", *MODELS)
     output: RUNS / "06_openp5_eval.ipynb"
     threads: HALF
     priority: 1
@@ -95,7 +107,7 @@ rule openp5:
     shell: papermill("06_openp5_eval", "06 OpenP5 evaluation", ALL_SEEDS)
 
 rule ablations:
-    input: **needs("07_ablations", expand(rules.phase2.output, seed=SEEDS, method=TRAINED))
+    input: **needs("07_ablations", *MODELS)
     output: RUNS / "07_ablations.ipynb"
     threads: HALF
     priority: 2  # the longer of the two
@@ -111,8 +123,7 @@ rule readings:
 
 rule report:
     input:
-        *([rules.openp5.output, rules.ablations.output] if PARAMS.evaluation.enabled else []),
-        *([rules.readings.output] if PARAMS.evaluation.enabled and PARAMS.ablations.readings else []),
-        *([rules.elm24.output] if PARAMS.elm24.enabled else [])
+        *kept("06_openp5_eval", rules.openp5.output), *kept("07_ablations", rules.ablations.output),
+        *kept("09_readings", rules.readings.output), *kept("05_elm24_eval", rules.elm24.output)
     output: touch(STAMP)
     shell: quote(sys.executable) + " -m ilm_lib.report build " + quote(PARAMS.profile)

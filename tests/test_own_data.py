@@ -351,7 +351,7 @@ def test_users_without_a_training_example(home, capsys):
     (home / "own.csv").write_text("\n".join(["user,item,timestamp", *rows]))
     assert command.main(["--csv", "own.csv", "Mine"]) == 0
     out = capsys.readouterr().out
-    assert "no profile is written, the data are too small: 0 examples to train on" in out and "next:" not in out
+    assert "no profile is written, the data are too small: Mine: 0 examples to train on" in out and "next:" not in out
     assert load_openp5(home / "data" / "openp5" / "Mine").num_users == 40
 
 

@@ -490,7 +490,7 @@ def test_command_with_csv(tmp_path, monkeypatch, capsys):
     assert (data.num_users, data.num_items, data.num_interactions) == (3, 5, 11)
     assert "1 interactions dropped: repeated pairs" in out and "1 interactions dropped: of users" in out
     assert "4 items without text" in out and "warning" not in out and "1 texts dropped: of items without" in out
-    assert "no profile is written, the data are too small: 3 users; a study needs 20" in out
+    assert "no profile is written, the data are too small: Mine: 3 users, 5 items, 2 examples to train on" in out
     assert command.main(arguments) == 1  # never written over
     assert "is there already" in capsys.readouterr().err
     assert command.main([*arguments[:-1], "--core", "9", "None"]) == 1

@@ -19,6 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from ilm_lib.baselines.cf import top_k
 from ilm_lib.data import Dataset
+from ilm_lib.data.enough import TooSmall
 from ilm_lib.devices import device
 from ilm_lib.metrics import ranking_metrics
 from ilm_lib.model.backbone import LanguageModel, attention_implementation
@@ -67,7 +68,7 @@ def train_sasrec(
         the model on the CPU and the log of `loop.fit`.
 
     Raises:
-        ValueError: no user has two training items.
+        TooSmall: no user has two training items.
     """
     torch.manual_seed(seed)
     model = new_sasrec(data.num_items, params).to(device())
@@ -101,7 +102,9 @@ def training_batches(data: Dataset, params: SASRec, seed: int) -> Callable[[int]
     """
     trainable = np.flatnonzero(np.diff(data.offsets) > 3)  # two items for training besides dev and test
     if not len(trainable):
-        raise ValueError(f"{data.name}: no user has two training items, so there is no next item to learn")
+        raise TooSmall(
+            f"{data.name}: no user has two training items, so there is no next item to learn. Add interactions"
+        )
 
     def draw(rng: np.random.Generator, size: int) -> list[tuple[np.ndarray]]:
         windows = []

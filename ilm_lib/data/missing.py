@@ -10,8 +10,6 @@ from ilm_lib.data.records import read_texts
 from ilm_lib.data.templates import SOURCE_FIELDS, load_templates
 from ilm_lib.settings import Params, Wording
 
-LEAST_FILMS = 20  # films that the ELM tasks need, so that a tenth of them are two to test
-
 
 def missing_data(params: Params) -> str | None:
     """What the data of a profile lack, a line each with the command or the setting that helps; None if all is there.
@@ -69,6 +67,7 @@ def _templates(path: Path, asked: tuple[Wording, ...]) -> list[str]:
 
 
 def _elm24(params: Params, root: Path) -> list[str]:
+    from ilm_lib.data.enough import LEAST
     from ilm_lib.data.films import PLOTS
 
     e = params.elm24
@@ -89,10 +88,10 @@ def _elm24(params: Params, root: Path) -> list[str]:
                 "or leave out elm24.other_films, and the LLM learns to read on the training films"
             )
     films = _told_films(params, root)
-    if films is not None and films < LEAST_FILMS:
+    if films is not None and films < LEAST:
         found.append(
             f"{root / params.data.folder}: {films} items have {e.min_facts} of genres, tags and overview, as "
-            f"elm24.min_facts asks, {LEAST_FILMS} are needed: add them with --texts, or set elm24.enabled: false"
+            f"elm24.min_facts asks, {LEAST} are needed: add them with --texts, or set elm24.enabled: false"
         )
     return found
 

@@ -16,18 +16,11 @@ import yaml
 from ilm_lib import profiles
 from ilm_lib.data.dataset import Dataset
 from ilm_lib.data.elm24 import facts_on_record
-from ilm_lib.errors import Refusal
+from ilm_lib.data.enough import ENOUGH_FILMS, ENOUGH_TEXTS, LEAST, check_size
+from ilm_lib.data.enough import TooSmall as TooSmall  # what it raises
 from ilm_lib.files import write_text
 from ilm_lib.profiles import profile_path
 from ilm_lib.settings import Params, validate
-
-LEAST = 20  # users and items; with fewer a list of ten names half of them
-LEAST_TEXTS = 50  # items with a text, so that phase 1 has batches of them and a tenth to hold out
-LEAST_FILMS = 100  # items with the facts that the 24 ELM tasks ask about, so that ten are left to test
-
-
-class TooSmall(Refusal, ValueError):
-    """The data cannot carry a study; the message says which count falls short."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +33,7 @@ class Sizes:
         vocabulary: distinct words of all texts.
         films: items with at least two of genres, tags and overview, the facts of the ELM tasks.
         longest: interactions of the user who has most.
+        ii: pairs of items that follow each other in a training history.
     """
 
     users: int
@@ -51,6 +45,7 @@ class Sizes:
     vocabulary: int
     films: int
     longest: int
+    ii: int = LEAST
 
     @classmethod
     def of(cls, dataset: Dataset) -> Sizes:
@@ -66,20 +61,18 @@ class Sizes:
             vocabulary=len({word for text in texts for word in text}),
             films=sum(facts_on_record(text) >= 2 for text in dataset.texts),
             longest=int(np.diff(dataset.offsets).max()),
+            ii=len(dataset.item_pairs()),
         )
-        for name in ("users", "items", "examples"):
-            if (count := getattr(sizes, name)) < LEAST:
-                what = "examples to train on, which start at a user's fourth item" if name == "examples" else name
-                raise TooSmall(f"{count} {what}; a study needs {LEAST}")
+        check_size(dataset.name, users=sizes.users, items=sizes.items, examples=sizes.examples)
         return sizes
 
     @property
     def reads_texts(self) -> bool:
-        return self.texts >= LEAST_TEXTS
+        return self.texts >= ENOUGH_TEXTS
 
     @property
     def tells_films(self) -> bool:
-        return self.films >= LEAST_FILMS
+        return self.films >= ENOUGH_FILMS
 
 
 def write_profile(dataset: Dataset, profile: str, folder: str) -> Path | None:
@@ -152,7 +145,7 @@ def settings(sizes: Sizes, name: str, profile: str, folder: str) -> dict[str, An
         },
         "phase1": {
             "steps": phase1_steps, "batch_size": 48 if s.items < 3_000 else 96, "lr": 1e-3, **loop,
-            "losses": ["itc", "itg", "itm", "ui"] if s.reads_texts else ["ui", "ii"],
+            "losses": ["itc", "itg", "itm", "ui"] if s.reads_texts else ["ui", "ii"][: 1 + (s.ii >= LEAST)],
         },
         "backbone": {
             "layers": 2 if small else 3, "width": 128, "heads": 4, "vocab": 1_000,
@@ -195,12 +188,12 @@ def left_out(sizes: Sizes) -> list[str]:
     if not sizes.reads_texts:
         out.append(
             f"Left out: the losses of phase 1 that read texts (itc, itg, itm). {sizes.texts:,} items have a text, "
-            f"{LEAST_TEXTS} are needed."
+            f"{ENOUGH_TEXTS} are needed."
         )
     if not sizes.tells_films:
         out.append(
             "Left out: the 24 ELM tasks, which tell about films. "
-            f"{sizes.films:,} items have two of genres, tags and overview, {LEAST_FILMS} are needed."
+            f"{sizes.films:,} items have two of genres, tags and overview, {ENOUGH_FILMS} are needed."
         )
     return out
 

@@ -85,7 +85,16 @@ def plot_metric_by_method(
         for _, r in rows[rows["method"] == method].iterrows():
             shift = 0.15 * (1 if r["prompt"] == "unseen" else -1) * (len(prompts) > 1)
             face = "white" if r["prompt"] == "unseen" else PALETTE[method]
-            ax.errorbar(r["mean"], y + shift, xerr=r["se"], fmt=MARKERS[method], ms=7, color=PALETTE[method], mfc=face)
+            ax.errorbar(
+                r["mean"],
+                y + shift,
+                xerr=r["se"],
+                marker=MARKERS[method],
+                ls="none",
+                ms=7,
+                color=PALETTE[method],
+                mfc=face,
+            )
     ax.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
     ax.set_xlabel(f"{_axis_label(metric)}\n{_error_note(rows)}")
     names = {"both": "both tasks", "kept": "history kept", "excluded": "history excluded"}
@@ -208,7 +217,16 @@ def plot_elm_tasks(
     for dy, method in zip(shift, methods, strict=True):
         part = rows[rows["method"] == method]
         y = part["task"].map(tasks.index) + dy
-        ax.errorbar(part["mean"], y, xerr=part["se"], fmt=MARKERS[method], ms=4.5, color=PALETTE[method], label=method)
+        ax.errorbar(
+            part["mean"],
+            y,
+            xerr=part["se"],
+            marker=MARKERS[method],
+            ls="none",
+            ms=4.5,
+            color=PALETTE[method],
+            label=method,
+        )
     ax.set(yticks=range(len(tasks)), yticklabels=tasks, ylim=(len(tasks) - 0.4, -0.6))
     if tasks[-1] == "all":
         ax.axhline(len(tasks) - 1.5, color="#9AA3AD", lw=1)

@@ -26,7 +26,7 @@ _HELPS = {"Toy", "ML100K", "ML1M"}  # films: scarce texts, rich interactions (se
 def openp5_claims(params: Params) -> list[Claim]:
     """Every claim this profile's runs can speak of, and the others as not tested."""
     return [
-        *_against_baselines(params),
+        *against_baselines(params),
         *_interaction_losses(params),
         *_text_gap(params),
         *_tokens(params),
@@ -38,8 +38,9 @@ def openp5_claims(params: Params) -> list[Claim]:
 def elm_claims(params: Params) -> list[Claim]:
     """What section 4.3 claims, on the log perplexity of the test films' texts."""
     sentences = {m: sentence for m, sentence in ELM_CLAIMS.items() if {m, "ILM"} <= set(params.methods)}
+    others = [not_tested(s, "Table 1", _compares("ILM", m)) for m, s in ELM_CLAIMS.items() if m not in sentences]
     if not sentences:
-        return []
+        return others
     films = {m: elm_results.by_film(params, m)["log_pplx"].to_numpy() for m in (*sentences, "Film-blind", "ILM")}
     tests = {m: paired_bootstrap(films[m], films["ILM"]) for m in films if m != "ILM"}
     corrected = _corrected({m: t.p_value for m, t in tests.items()})
@@ -70,7 +71,7 @@ def elm_claims(params: Params) -> list[Claim]:
                 why,
             )
         )
-    return claims
+    return [*claims, *others]
 
 
 def without_test(sentence: str, paper: str, ours: str, judged: str, evidence: str, why: str, seeds: int = 0) -> Claim:
@@ -106,27 +107,27 @@ def _corrected(p_values: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(p_values, holm(np.array(list(p_values.values()))).tolist()))
 
 
-def _against_baselines(params: Params) -> list[Claim]:
-    table = comparisons.cells(params, [m for m in BASELINES if m in params.methods], build=True)
-    claims = []
+def against_baselines(params: Params) -> list[Claim]:
+    """That ILM beats each other method over the frozen LLM, in the order of `BASELINES`."""
+    claims = {m: not_tested(OPENP5_CLAIMS[m], "Table 3", _compares("ILM", m)) for m in BASELINES}
+    tested = [m for m in BASELINES if {m, "ILM"} <= set(params.methods)]
+    table = comparisons.cells(params, tested, build=True) if tested else pd.DataFrame(columns=["prompt", "metric"])
     for row in table[(table["prompt"] == "seen") & (table["metric"] == "HR@10")].to_dict("records"):
         ahead = table.loc[table["baseline"] == row["baseline"], "diff"] > 0
         numbers = row["diff"], row["low"], row["high"], row["p corrected"]
-        claims.append(
-            Claim(
-                OPENP5_CLAIMS[row["baseline"]],
-                _published(params, "ILM", row["baseline"]),
-                f"{row['ours']:.4f} against {row['theirs']:.4f}; ahead in {ahead.sum()} of {len(ahead)} cells",
-                row["low"],
-                row["high"],
-                row["p corrected"],
-                len(params.report_seeds),
-                verdict(*numbers),
-                _where(params),
-                reason(*numbers, comparisons=len(table)),
-            )
+        claims[row["baseline"]] = Claim(
+            OPENP5_CLAIMS[row["baseline"]],
+            _published(params, "ILM", row["baseline"]),
+            f"{row['ours']:.4f} against {row['theirs']:.4f}; ahead in {ahead.sum()} of {len(ahead)} cells",
+            row["low"],
+            row["high"],
+            row["p corrected"],
+            len(params.report_seeds),
+            verdict(*numbers),
+            _where(params),
+            reason(*numbers, comparisons=len(table)),
         )
-    return claims
+    return list(claims.values())
 
 
 def _interaction_losses(params: Params) -> list[Claim]:
@@ -164,7 +165,11 @@ def _interaction_losses(params: Params) -> list[Claim]:
 
 
 def _needs() -> str:
-    return f"needs the methods {', '.join((TEXT_LOSS, *INTERACTION_LOSSES))}"
+    return _compares(TEXT_LOSS, *INTERACTION_LOSSES)
+
+
+def _compares(*methods: str) -> str:
+    return f"needs the methods {', '.join(methods)}"
 
 
 def text_gap(params: Params, methods: Sequence[str] = (TEXT_LOSS, *INTERACTION_LOSSES)) -> pd.DataFrame:
@@ -174,7 +179,7 @@ def text_gap(params: Params, methods: Sequence[str] = (TEXT_LOSS, *INTERACTION_L
         for s in params.report_seeds:
             history = pd.read_parquet(stages.phase1(params, s, m, build=True).path("log.parquet"))
             parts.append(history[history["name"] == "itg"].assign(method=m, seed=s))
-    return pd.concat(parts)
+    return pd.concat(parts) if parts else pd.DataFrame(columns=["step", "name", "value", "split", "method", "seed"])
 
 
 def final_gap(history: pd.DataFrame) -> pd.DataFrame:
@@ -214,6 +219,9 @@ def _text_gap(params: Params) -> list[Claim]:
 def _tokens(params: Params) -> list[Claim]:
     lengths, seeds = sorted(params.ablations.query_tokens), params.ablations.seeds
     where = f"notebook 07, figure 3, {params.data.name}, history kept"
+    if not {"ILM", "MLP"} <= set(params.methods):
+        names = "as many tokens", "more tokens"
+        return [not_tested(OPENP5_CLAIMS[name], "Figure 3", _compares("ILM", "MLP")) for name in names]
     score = {(m, n): _tokens_by_user(params, m, n) for m in ("ILM", "MLP") for n in lengths}
     mean = lambda m: np.mean([score[m, n] for n in lengths], 0)
     test = paired_bootstrap(mean("ILM"), mean("MLP"))
@@ -272,6 +280,8 @@ def _tokens_by_user(params: Params, method: str, tokens: int) -> np.ndarray:
 
 def _frozen(params: Params) -> Claim:
     runs = [(s, m) for s in params.report_seeds for m in params.methods if METHODS[m].encoder != "none"]
+    if not runs:
+        return not_tested(OPENP5_CLAIMS["frozen"], "by construction", "needs a method that trains an encoder")
     facts = [json.loads(stages.phase2(params, s, m).path("encoder.json").read_text(encoding="utf-8")) for s, m in runs]
     equal = sum(f["llm_before"] == f["llm_after"] for f in facts)
     return without_test(

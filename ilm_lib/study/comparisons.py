@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -33,10 +34,8 @@ def cells(params: Params, baselines: Sequence[str], history: str = "kept", *, bu
 
 def cells_table(table: pd.DataFrame) -> pd.DataFrame:
     """`cells` as text for `show`: a row a baseline and prompt, in every column the difference and its corrected p."""
-    text = [
-        f"{r['diff']:+.4f}, p {'< .001' if r['p corrected'] < 0.001 else format(r['p corrected'], '.3f')}"
-        for r in table.to_dict("records")
-    ]
+    p = lambda value: "–" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}"
+    text = [f"{r['diff']:+.4f}, p {p(r['p corrected'])}" for r in table.to_dict("records")]
     wide = table.assign(text=text).pivot(index=["baseline", "prompt"], columns="metric", values="text")
     order = table[["baseline", "prompt"]].drop_duplicates().sort_values("prompt", kind="stable")
     wide = wide.loc[pd.MultiIndex.from_frame(order), list(RANKING_METRICS)]
@@ -55,7 +54,8 @@ def gain_by_task(params: Params) -> pd.DataFrame:
                 openp5_results.by_user(params, m, "seen", history, task)["HR@10"] for m in ("ILM", "OpenP5-R")
             )
             means = ours.mean(), theirs.mean()
-            rows.append((task, history, *means, means[0] / means[1], *paired_bootstrap(ours, theirs)))
+            ratio = means[0] / means[1] if means[1] else math.nan
+            rows.append((task, history, *means, ratio, *paired_bootstrap(ours, theirs)))
     return pd.DataFrame(rows, columns=["task", "history", "ILM", "OpenP5-R", "ratio", "diff", "low", "high", "p"])
 
 

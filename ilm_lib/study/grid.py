@@ -21,6 +21,7 @@ from ilm_lib.explain import shown
 from ilm_lib.files import write_text
 from ilm_lib.profiles import ROOT, load_params, profile_path, report_dir, runs_dir
 from ilm_lib.settings import Params, ParamsError
+from ilm_lib.study.plan import left_out
 from ilm_lib.values import MOST
 
 
@@ -89,6 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"✗ {error}", file=sys.stderr)
         return 1
     print(f"▶ study, profile {args.profile}, seeds {args.seeds}, {args.cores} cores", flush=True)
+    for notebook, reason in left_out(params).items():
+        print(f"  – left out: {notebook}, {reason}", flush=True)
     # A killed run leaves snakemake's lock behind, hence --nolock; stages have locks of their own, which end with their
     # process.
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)]

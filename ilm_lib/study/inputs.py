@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ilm_lib.baselines.cf import CFEmbeddings, fit_cf, load_cf
 from ilm_lib.data import Dataset, data_dir, load_openp5
+from ilm_lib.data.enough import Counts, check
 from ilm_lib.data.templates import OUR_TEMPLATES, load_templates
 from ilm_lib.data.toy import make_toy_world
 from ilm_lib.devices import device, use_bfloat16
@@ -34,7 +35,26 @@ from ilm_lib.train.pairs import Pairs
 
 
 def data(params: Params, *, build: bool = False) -> Artifact:
-    """Raw files checked, counted and laid out as arrays; the toy world is also generated here."""
+    """Raw files checked, counted and laid out as arrays; the toy world is also generated here.
+
+    They are held against the settings before anything is trained on them.
+
+    Raises:
+        TooSmall: there is too little of what the settings ask for.
+    """
+    found = _data(params, build)
+    counts = _counts(found.path("dataset"))
+    for changes in ({}, *params.ablations.readings.values()) if build else ({},):
+        check(params.with_(**changes), counts)
+    return found
+
+
+@lru_cache(2)
+def _counts(folder: Path) -> Counts:
+    return Counts.of(_open_dataset(folder))
+
+
+def _data(params: Params, build: bool) -> Artifact:
     d = params.data
     if d.source == "toy":
         given = {"name": d.name, "num_items": d.num_items, "num_users": d.num_users, "world_seed": d.world_seed}
@@ -133,7 +153,7 @@ def openp5_pairs(loaded: Dataset) -> Pairs:
     """Item-text, item-item and user-item pairs of the training part (Table 2, section 5.1)."""
     texts = [(i, text) for i in range(loaded.num_items) if (text := loaded.item_text(i))]
     user_item = loaded.user_item_pairs() + np.array([loaded.num_items, 0], np.int32)
-    return Pairs([t for _, t in texts], np.array([i for i, _ in texts]), loaded.item_pairs(), user_item)
+    return Pairs([t for _, t in texts], np.array([i for i, _ in texts], np.int64), loaded.item_pairs(), user_item)
 
 
 def sample_users(count: int, limit: int | None) -> np.ndarray:

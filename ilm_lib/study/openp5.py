@@ -14,7 +14,8 @@ from ilm_lib.baselines.sasrec import load_sasrec, sasrec_top_k, train_sasrec
 from ilm_lib.data import Dataset
 from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.files import write_json
-from ilm_lib.methods import METHODS
+from ilm_lib.methods import CF_METHODS, METHODS
+from ilm_lib.methods import baselines as named_baselines
 from ilm_lib.settings import HistoryRule, ItemPositions, Params, Precision, SASRec, Wording
 from ilm_lib.study import inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
@@ -22,6 +23,11 @@ from ilm_lib.tasks.openp5 import TASKS, rank
 from ilm_lib.tasks.openp5 import beam_recall as measure_beam_recall
 
 # ---------------------------------------------------------------- stages
+
+
+def baselines(params: Params) -> tuple[str, ...]:
+    """The baselines of a profile that read no prompt; that of dot products is called by what made the vectors."""
+    return named_baselines("file" if params.embeddings.file else params.embeddings.engine)
 
 
 def sasrec(params: Params, seed: int, *, build: bool = False) -> Artifact:
@@ -52,11 +58,11 @@ def evaluation(params: Params, seed: int, method: str, *, shuffled: bool = False
         return _llm_evaluation(params, seed, method, given, shuffled=shuffled, build=build)
     make: Callable[..., None] = {
         "Popularity": make_popularity_ranking,
-        "iALS": make_cf_ranking,
+        **dict.fromkeys(CF_METHODS.values(), make_cf_ranking),
         "SASRec": make_sasrec_ranking,
         "Oracle": make_oracle_ranking,
     }[method]
-    if method == "iALS":
+    if method in CF_METHODS.values():
         given["cf"] = inputs.embeddings(params, seed, build=build)
     if method == "SASRec":
         given["trained"] = sasrec(params, seed, build=build)

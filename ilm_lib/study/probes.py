@@ -39,11 +39,18 @@ def label_auc(
     return {names[j]: float(roc_auc_score(truth[:, j], read[:, i])) for i, j in enumerate(frequent)}
 
 
+def mean_auc(features: np.ndarray, labels: Sequence[Sequence[str]], *, rarest: int = 20) -> float:
+    """The mean of `label_auc`; NaN where no label is frequent enough, and nothing was measured."""
+    found = label_auc(features, labels, rarest=rarest)
+    return sum(found.values()) / len(found) if found else float("nan")
+
+
 def neighbours_kept(features: np.ndarray, reference: np.ndarray, k: int = 10) -> float:
     """Share of each item's k nearest neighbours by cosine in `reference` (I, d) that are so in `features` (I, ...) too.
 
     Features are centred first: tokens share a large common part. Chance is about k / I.
     """
+    k = min(k, len(features) - 1)
     near = [_nearest(a, k) for a in (features, reference)]
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*near)]))
 

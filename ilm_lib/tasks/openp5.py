@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ilm_lib.data import Dataset
+from ilm_lib.data.enough import TooSmall
 from ilm_lib.data.splits import Split
 from ilm_lib.data.templates import Task, Template, select
 from ilm_lib.metrics import ranking_metrics
@@ -47,7 +48,12 @@ class RecommendationTasks:
         """`size` training prompts with their answers, uniform over examples, both tasks and seen templates.
 
         The examples are never laid out: ML1M alone has 19,629,820 of them (Table 2).
+
+        Raises:
+            TooSmall: there is none.
         """
+        if not self.data.num_train_examples:
+            raise TooSmall(f"{self.data.name}: no example to train on, which start at a user's fourth item. Add some")
         users, positions = self.data.train_example(rng.integers(self.data.num_train_examples, size=size))
         seen = {task: select(self.templates, task, "seen") for task in TASKS}
         kinds, shares = rng.integers(2, size=size).tolist(), rng.random(size).tolist()
@@ -204,7 +210,7 @@ def beam_recall(
     shares, starts = [], range(0, len(users), batch_size)
     for start in progress(starts, f"scoring every item, {task}", total=len(starts)):
         prefill = ilm.prefill(tasks.evaluation_prompts(task, "seen", "test", users[start : start + batch_size]))
-        true = score_all(ilm.llm, prefill, ilm.trie).topk(10).indices
+        true = score_all(ilm.llm, prefill, ilm.trie).topk(min(10, tasks.data.num_items)).indices
         found = ilm.search(prefill, beams).items[:, :10]
         shares.append((true[:, :, None] == found[:, None]).any(2).float().mean(1))
     return torch.cat(shares).cpu().numpy()

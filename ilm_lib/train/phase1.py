@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ilm_lib.data.enough import TooSmall
 from ilm_lib.devices import device
 from ilm_lib.files import write_json
 from ilm_lib.methods import TEXT_LOSSES
@@ -109,6 +110,9 @@ def train_phase1(
 
     Returns:
         the Q-Former with its heads, its text codec, and the log (see `loop.fit`) with held-out losses.
+
+    Raises:
+        TooSmall: a wanted loss has no two pairs to compare.
     """
     codec = TextCodec.build(qformer, pairs.texts)
     torch.manual_seed(seed)
@@ -116,6 +120,7 @@ def train_phase1(
     if qformer.text_tower:
         model.load_bert(bert_folder(qformer.text_tower))
     train, held = (Batches(p, codec.encode(p.texts), cf, codec.pad) for p in pairs.split(params.holdout, seed=0))
+    _check_pairs(train, wanted)
     kinds = [k for k in ("ii", "ui") if k in wanted]
     if set(wanted) & set(TEXT_LOSSES):
         one, two = map(len, train.rows.values())
@@ -141,6 +146,13 @@ def train_phase1(
     return model.cpu(), codec, log
 
 
+def _check_pairs(train: Batches, wanted: Sequence[Loss]) -> None:
+    texts = max(map(len, train.rows.values()))
+    found = {loss: texts if loss in TEXT_LOSSES else len(getattr(train.pairs, loss)) for loss in wanted}
+    if short := [f"{loss} has {count}" for loss, count in found.items() if count < 2]:
+        raise TooSmall(f"phase 1 compares pairs, and of training pairs {', '.join(short)}: leave out these losses")
+
+
 @torch.no_grad()
 def heldout(
     model: QFormerForPhase1, data: Batches, params: Phase1, wanted: Sequence[Loss], codec: TextCodec
@@ -154,7 +166,8 @@ def heldout(
     where = next(model.parameters()).device
     torch.manual_seed(0)
     for kind in (*TEXT_KINDS, "ii", "ui"):
-        if kind in wanted or (set(wanted) & set(TEXT_LOSSES) and len(data.rows.get(kind, ()))):
+        count = len(data.rows[kind] if kind in TEXT_KINDS else getattr(data.pairs, kind))
+        if count and (kind in wanted or (kind in TEXT_KINDS and set(wanted) & set(TEXT_LOSSES))):
             drawn = _move(data.draw(kind, rng, min(params.batch_size, 128)), where)
             values |= {name: float(loss) for name, loss in losses(model, drawn, params, wanted, codec).items()}
     rows = data.one_text_an_entity()[:1000]
@@ -187,6 +200,8 @@ def yardsticks(pairs: Pairs, cf: Tensor, params: Phase1) -> dict[str, float]:
     size, values = min(params.batch_size, 128), {}
     for kind in ("ii", "ui"):
         rows = getattr(held, kind)
+        if not len(rows):
+            continue
         rows = rows[np.random.default_rng(0).choice(len(rows), size=min(size, len(rows)), replace=False)]
         a, b = torch.from_numpy(rows.astype(np.int64)).T
         values[f"{kind} raw"] = float(
