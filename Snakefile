@@ -8,7 +8,7 @@ from shlex import quote
 sys.path.insert(0, workflow.basedir)  # the library of this checkout
 from ilm_lib.profiles import load_params, runs_dir
 from ilm_lib.study.grid import parameters_file
-from ilm_lib.study.plan import left_out
+from ilm_lib.study.scope import left_out
 
 PARAMS = load_params(config.get("profile", "toy"))
 SEEDS = list(range(PARAMS.seed, PARAMS.seed + int(config.get("seeds", 1))))

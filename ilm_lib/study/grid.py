@@ -21,7 +21,7 @@ from ilm_lib.explain import shown
 from ilm_lib.files import write_text
 from ilm_lib.profiles import ROOT, load_params, profile_path, report_dir, runs_dir
 from ilm_lib.settings import Params, ParamsError
-from ilm_lib.study.plan import left_out
+from ilm_lib.study.scope import left_out
 from ilm_lib.values import MOST
 
 

@@ -22,7 +22,7 @@ import yaml
 
 from ilm_lib import load_params
 from ilm_lib.settings import merge
-from ilm_lib.study.plan import left_out
+from ilm_lib.study.scope import left_out
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 

@@ -27,7 +27,7 @@ from ilm_lib.metrics import FEWEST_PAIRS, paired_bootstrap, ranking_metrics
 from ilm_lib.paper import RANKING_METRICS
 from ilm_lib.report import plot_metric_by_method, save_figure
 from ilm_lib.settings import SASRec, validate
-from ilm_lib.study import claims, grid, inputs, openp5, plan
+from ilm_lib.study import claims, grid, inputs, openp5, scope
 from ilm_lib.study.probes import mean_auc, neighbours_kept
 from ilm_lib.train.pairs import Pairs
 from ilm_lib.train.phase1 import train_phase1
@@ -364,11 +364,11 @@ def test_what_is_left_out_is_said(case):
     params = load_params("toy", **{k: v for k, v in changes.items() if v is not None})
     if "ablations.readings" in changes:
         params = params.model_copy(update={"ablations": params.ablations.model_copy(update={"readings": {}})})
-    found = plan.left_out(params)
+    found = scope.left_out(params)
     assert set(found) == set(expected)
     for notebook, words in expected.items():
         assert words in found[notebook]
-        refused(lambda n=notebook: plan.need(params, n), notebook, words)
+        refused(lambda n=notebook: scope.need(params, n), notebook, words)
 
 
 def test_the_grid_says_what_it_leaves_out(monkeypatch, capsys):
