@@ -1,12 +1,11 @@
 # The grid: notebooks x methods x seeds. `make study` calls it through `python -m ilm_lib.study`, which checks before,
 # tidies up, and renders the report after. On a cluster, with an executor plugin: `python -m ilm_lib.study P --executor slurm`.
-import os
 import sys
-from shlex import quote
 
 sys.path.insert(0, workflow.basedir)  # the library of this checkout
 from ilm_lib.profiles import load_params, runs_dir
 from ilm_lib.study import plan
+from ilm_lib.study.notebook_run import command
 
 PARAMS = load_params(str(config.get("profile", "toy")))
 NUMBER = int(config.get("seeds", 1))
@@ -24,31 +23,24 @@ def needs(name, *upstream):
     return [f"parameters/{name}.yaml", *upstream]
 
 
-def notebook(name, label):
-    """The command of a run; see ilm_lib/study/notebook_run.py."""
-    words = quote(f"PYTHONPATH={workflow.basedir}"), "OMP_NUM_THREADS={threads}", quote(sys.executable)
-    python = "env " + " ".join(word if "{threads}" in word else word.replace("{", "{{").replace("}", "}}") for word in words)
-    return f"{python} -m ilm_lib.study.notebook_run {name.replace('{', '{wildcards.')} '{label}'"
-
-
 rule all:
     input: [f"notebooks/{name}.ipynb" for name in plan.shown(PARAMS, NUMBER)]
 
 rule data:
     input: needs("01_data")
     output: "notebooks/01_data.ipynb"
-    shell: notebook("01_data", "01 data")
+    shell: command("01_data", "01 data")
 
 rule embeddings:
     input: needs("02_embeddings-seed{seed}", rules.data.output)
     output: "notebooks/02_embeddings-seed{seed}.ipynb"
-    shell: notebook("02_embeddings-seed{seed}", "02 embeddings, seed {wildcards.seed}")
+    shell: command("02_embeddings-seed{seed}", "02 embeddings, seed {seed}")
 
 rule phase1:
     input: needs("03_phase1-seed{seed}", rules.embeddings.output)
     output: "notebooks/03_phase1-seed{seed}.ipynb"
     resources: gpu=1
-    shell: notebook("03_phase1-seed{seed}", "03 phase 1, seed {wildcards.seed}")
+    shell: command("03_phase1-seed{seed}", "03 phase 1, seed {seed}")
 
 # Pretrains the backbone, which every other method of the seed then shares. It waits for no other notebook.
 rule backbone:
@@ -56,7 +48,7 @@ rule backbone:
     output: "notebooks/04_phase2-OpenP5-R-seed{seed}.ipynb"
     priority: 2
     resources: gpu=1
-    shell: notebook("04_phase2-OpenP5-R-seed{seed}", "04 backbone, seed {wildcards.seed}")
+    shell: command("04_phase2-OpenP5-R-seed{seed}", "04 backbone, seed {seed}")
 
 rule phase2:
     input: needs("04_phase2-{method}-seed{seed}", rules.backbone.output, rules.phase1.output)
@@ -64,13 +56,13 @@ rule phase2:
     wildcard_constraints: method="|".join(TRAINED)
     priority: 1
     resources: gpu=1
-    shell: notebook("04_phase2-{method}-seed{seed}", "04 phase 2 of {wildcards.method}, seed {wildcards.seed}")
+    shell: command("04_phase2-{method}-seed{seed}", "04 phase 2 of {method}, seed {seed}")
 
 rule elm24:
     input: needs("05_elm24_eval", *expand(rules.embeddings.output, seed=SEEDS))
     output: "notebooks/05_elm24_eval.ipynb"
     resources: gpu=1
-    shell: notebook("05_elm24_eval", "05 ELM-24")
+    shell: command("05_elm24_eval", "05 ELM-24")
 
 rule openp5:
     input: needs("06_openp5_eval", *expand(rules.phase2.output, seed=SEEDS, method=TRAINED))
@@ -78,7 +70,7 @@ rule openp5:
     threads: HALF
     priority: 1
     resources: gpu=1
-    shell: notebook("06_openp5_eval", "06 OpenP5 evaluation")
+    shell: command("06_openp5_eval", "06 OpenP5 evaluation")
 
 rule ablations:
     input: needs("07_ablations", *expand(rules.phase2.output, seed=SEEDS, method=TRAINED))
@@ -86,7 +78,7 @@ rule ablations:
     threads: HALF
     priority: 2  # the longer of the two
     resources: gpu=1
-    shell: notebook("07_ablations", "07 ablations")
+    shell: command("07_ablations", "07 ablations")
 
 rule readings:
     input:
@@ -94,4 +86,4 @@ rule readings:
     output: "notebooks/09_readings.ipynb"
     threads: HALF
     resources: gpu=1
-    shell: notebook("09_readings", "09 readings")
+    shell: command("09_readings", "09 readings")

@@ -13,6 +13,7 @@ import shutil
 import sys
 import traceback
 from pathlib import Path
+from shlex import quote
 
 import nbformat
 import yaml
@@ -27,6 +28,17 @@ ENVIRONMENT = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # of 1,024: each new shape in bfloat16 would keep its memory for hours
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
+
+
+def command(name: str, label: str, *, python: str = sys.executable, root: Path = ROOT) -> str:
+    """The shell command of a run, for snakemake, which fills in {threads} and, in `name` and `label`, its wildcards."""
+
+    def as_it_is(word: object) -> str:
+        return quote(str(word)).replace("{", "{{").replace("}", "}}")
+
+    environment = f"env {as_it_is(f'PYTHONPATH={root}')} OMP_NUM_THREADS={{threads}}"
+    own = re.sub(r"{(\w+)}", r"{wildcards.\1}", f"{name} '{label}'")  # seeds, and methods as METHODS has them
+    return f"{environment} {as_it_is(python)} -m ilm_lib.study.notebook_run {own}"
 
 
 def run(name: str, home: Path) -> None:
@@ -59,9 +71,7 @@ def explain(error: Exception) -> str:
     from papermill.exceptions import PapermillExecutionError
 
     if isinstance(error, DeadKernelError):
-        return (
-            "its process was killed, as where memory runs out: try fewer CORES, or a smaller batch_size"
-        )
+        return "its process was killed, as where memory runs out: try fewer CORES, or a smaller batch_size"
     if isinstance(error, PapermillExecutionError):
         refusal = len(error.traceback) == 1  # see errors.Refusal
         said = str(error.evalue) if refusal else f"{error.ename}: {error.evalue}"
