@@ -1,5 +1,5 @@
 # The grid: notebooks x methods x seeds. `make study` calls it through `python -m ilm_lib.study`, which checks before,
-# tidies up, and renders the report after. On a cluster, with an executor plugin: `python -m ilm_lib.study P --executor slurm`.
+# tidies up, and renders the report after; on a cluster with an executor plugin (python -m ilm_lib.study P --executor slurm).
 import sys
 
 sys.path.insert(0, workflow.basedir)  # the library of this checkout

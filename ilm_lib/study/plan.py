@@ -8,6 +8,7 @@ the runs folder can pass off an old page as a new one.
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -48,7 +49,7 @@ def parameters(params: Params, name: str, own: dict[str, Any]) -> str:
     return f"{_first_line(sha256(source(name)))}\n{body}"
 
 
-def source(name: str) -> Any:
+def source(name: str) -> Path:
     """The notebook of a run: 04_phase2 of 04_phase2-ILM-seed0."""
     return ROOT / "notebooks" / f"{name.partition('-')[0]}.ipynb"
 

@@ -23,7 +23,7 @@ from plain import plain
 
 from ilm_lib.executed import study_lock
 from ilm_lib.files import Busy
-from ilm_lib.study import grid, plan
+from ilm_lib.study import artifacts, grid, plan
 from ilm_lib.study.artifacts import CorruptStage
 from ilm_lib.study.notebook_run import command, explain
 
@@ -167,6 +167,21 @@ def test_a_notebook_shows_a_refusal_without_a_traceback():
         shell._showtraceback = lambda kind, value, lines: seen.extend(lines)
         shell.showtraceback()
     assert seen == ["CorruptStage: x was changed; delete the folder y"]
+
+
+def test_a_run_notes_what_it_stands_on(tmp_path, monkeypatch):
+    """Also what it missed: none of it may be gone when its page is taken for a good one."""
+    monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setattr(artifacts, "code_digest", lambda make: "stands for the code")
+    make = lambda folder, n: (folder / "n.txt").write_text(str(n))
+    made = lambda n, build: artifacts.stage("data", make, "toy", made_by="01_data", build=build, given={"n": n})
+    first = made(1, True)
+    monkeypatch.setenv("ILM_MADE", str(tmp_path))
+    again, second = made(1, False), made(2, True)
+    with pytest.raises(artifacts.MissingStage):
+        made(3, False)
+    noted = (tmp_path / "stages.txt").read_text().splitlines()
+    assert noted[:2] == [f"data/{a.key}" for a in (again, second)] and len(noted) == 3 and again == first
 
 
 # ------------------------------------------------------------ paths
