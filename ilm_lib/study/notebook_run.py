@@ -67,10 +67,9 @@ def run(name: str, home: Path) -> None:
 
 def explain(error: Exception) -> str:
     """One line on what stopped a run: the message of a refusal, type and message of any other error."""
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    if isinstance(error, DeadKernelError):
+    if type(error).__name__ == "DeadKernelError":  # nbclient's, which comes with papermill
         return "its process was killed, as where memory runs out: try fewer CORES, or a smaller batch_size"
     if isinstance(error, PapermillExecutionError):
         refusal = len(error.traceback) == 1  # see errors.Refusal
