@@ -76,6 +76,7 @@ def _study(params: Params, profile: str, seeds: int, cores: int, others: list[st
     # No lock of snakemake's: it outlives a kill, and it is the checkout's; the study has one of its own.
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--nolock"]
     options = ["--cores", str(cores), "--resources", f"gpu={cores}", "--rerun-triggers", "mtime", "--rerun-incomplete"]
+    profile = str(Path(profile).absolute()) if profile.endswith((".yaml", ".yml")) else profile
     config = ["--config", f"profile={json.dumps(profile, ensure_ascii=False)}", f"seeds={seeds}"]
     command = [*snakemake, *options, "--quiet", "all", *others, *config]
     status, explained = _follow(command, home / "logs", lock) if gone or others else (0, True)
@@ -115,7 +116,7 @@ def _follow(command: list[str], logs: Path, lock: int) -> tuple[int, bool]:
     with open(logs / "snakemake.txt", "w", encoding="utf-8") as log, open(progress, encoding="utf-8") as said:
         # It inherits the lock: where this process is killed and snakemake is not, the profile is still in use.
         process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"ILM_PROGRESS": str(progress)}, stderr=log, pass_fds=(lock,),
+            command, cwd=logs.parent, env=os.environ | {"ILM_PROGRESS": str(progress)}, stderr=log, pass_fds=(lock,),
             start_new_session=True,
         )  # fmt: skip
         explained = False
