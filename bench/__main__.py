@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -19,7 +20,7 @@ import pandas as pd
 import torch
 
 from bench.harness import Row, read_results
-from ilm_lib.profiles import ROOT, report_dir, runs_dir
+from ilm_lib.profiles import ROOT, figure_path, report_dir, runs_dir
 from ilm_lib.report.html import write_page
 from ilm_lib.report.notebook_pages import notebook_page
 from ilm_lib.report.speed import speed_page
@@ -64,6 +65,7 @@ def render() -> None:
         cwd=ROOT,
         check=True,
     )
+    shutil.copytree(figure_path("speed", "").parent, out / "figures", dirs_exist_ok=True)
     measured = {name: read_results(name) for name in ("results", "checks")}
     cases = [case for table in measured.values() for case in table["case"]]
     write_page(out / "index.html", speed_page(notebook_page(executed, back=())[1], cases))

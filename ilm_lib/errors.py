@@ -9,3 +9,7 @@ LONGEST = 300
 
 class Refusal(Exception):
     """Something given or found cannot be used. Its subclasses are what is raised."""
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython's hook: a notebook shows the message alone."""
+        return [f"{type(self).__name__}: {self}"]

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from ilm_lib.errors import Refusal
+
+
+class Busy(Refusal, RuntimeError):
+    """Another process is at work where only one may be."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -30,6 +41,32 @@ def replace_folder(finished: Path, target: Path) -> None:
         os.replace(target, old)
     os.replace(finished, target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def hold(lock: Path, busy: str) -> Iterator[int]:
+    """Hold a lock without waiting for it; gives its file descriptor.
+
+    The lock ends with the last process that has the descriptor, however it ends: a child that inherits it keeps it.
+    The file itself says who holds it and stays.
+
+    Args:
+        busy: the message where another process holds it; {holder} in it becomes "process 7 on HOST since 12:30".
+
+    Raises:
+        Busy: another process holds it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Busy(busy.format(holder=file.read().strip() or "another process")) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%H:%M')}\n")
+        file.flush()
+        yield file.fileno()
 
 
 def write_json(path: Path, value: Any) -> None:

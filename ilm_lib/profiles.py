@@ -89,12 +89,12 @@ def profile_path(name: str | Path) -> Path:
 
 def runs_dir() -> Path:
     """Where everything goes that a run makes: `ILM_RUNS_DIR`, or `runs/` of `ROOT`."""
-    return Path(os.environ.get("ILM_RUNS_DIR") or ROOT / "runs")
+    return Path(os.environ.get("ILM_RUNS_DIR") or ROOT / "runs").expanduser()
 
 
 def data_dir() -> Path:
     """The folder of the datasets: `ILM_DATA_DIR`, or `data/` of `ROOT`."""
-    return Path(os.environ.get("ILM_DATA_DIR") or ROOT / "data")
+    return Path(os.environ.get("ILM_DATA_DIR") or ROOT / "data").expanduser()
 
 
 def report_dir(profile: str) -> Path:
@@ -103,23 +103,28 @@ def report_dir(profile: str) -> Path:
 
 
 def results_path(profile: str) -> Path:
-    """The results of a profile's runs; the report takes a copy of them."""
-    return runs_dir() / profile / "results.csv"
+    """Where a notebook writes its results."""
+    return _made(profile) / "results.csv"
 
 
 def claims_path(profile: str) -> Path:
-    """The claims of a profile's runs, with their verdicts."""
-    return runs_dir() / profile / "claims.csv"
+    """Where a notebook writes the claims that it tested, with their verdicts."""
+    return _made(profile) / "claims.csv"
 
 
 def figure_path(profile: str, name: str) -> Path:
-    """A figure of a profile's report."""
-    return report_dir(profile) / "figures" / f"{name}.png"
+    """Where a notebook writes a figure."""
+    return _made(profile) / "figures" / f"{name}.png"
 
 
 def model_path(profile: str, method: str, seed: int) -> Path:
     """Where notebook 04 saves a model: `runs/toy/models/ilm-seed0`."""
     return runs_dir() / profile / "models" / f"{method.lower()}-seed{seed}"
+
+
+def _made(profile: str) -> Path:
+    # `ILM_MADE`: a run of the grid has a folder of its own, so that the report knows what each notebook made.
+    return Path(os.environ.get("ILM_MADE") or runs_dir() / profile)
 
 
 def _profile_folders() -> tuple[Path, Path]:

@@ -28,11 +28,12 @@ def progress(steps: Iterable[T], label: str, *, total: int, initial: int = 0) ->
         if now - shown > 10:
             shown = now
             left = (now - started) / max(1, done - initial) * (total - done)
-            _append(path, f"    {os.environ.get('ILM_JOB', '')}: {label} {done}/{total}, {left:.0f} s left")
+            append_line(path, f"    {os.environ.get('ILM_JOB', '')}: {label} {done}/{total}, {left:.0f} s left")
         yield step
 
 
-def _append(path: str, line: str) -> None:
+def append_line(path: str, line: str) -> None:
+    """Append a line to a file or a terminal; one that cannot be written to is passed over."""
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -2,8 +2,10 @@
 
 import os
 import re
-from datetime import datetime
+import shutil
 from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 import numpy as np
@@ -11,22 +13,26 @@ import pandas as pd
 import pytest
 from conftest import frame, row
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from rough.plain import plain
 
+from ilm_lib import executed as executed_notebooks
+from ilm_lib.executed import carry, study_lock, write_plan
 from ilm_lib.methods import METHODS
-from ilm_lib.report import browser, check, data_plots, style
+from ilm_lib.report import browser, check, data_plots, site, style
 from ilm_lib.report.__main__ import main
 from ilm_lib.report.guide import guide, rules
 from ilm_lib.report.html import html_table, page, style_sheet, table_css, write_page
 from ilm_lib.report.landing import landing, publish
 from ilm_lib.report.markdown import render_markdown, slug
 from ilm_lib.report.notebook_pages import notebook_page
-from ilm_lib.report.results import Claim, read_results, write_claims, write_results
-from ilm_lib.report.site import about, render_site
+from ilm_lib.report.results import Claim, read_claims, read_results, write_claims, write_results
+from ilm_lib.report.site import about, build, render_site
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 
 
-def notebook(path, **papermill) -> None:
+def notebook(path, *, rows=(), claims=(), figures=()) -> None:
+    """An executed notebook with what its run made, as the grid leaves it."""
     shown = {"text/html": "<style>b{color:red}</style><b>table</b>"}
     image = {"output_type": "display_data", "data": {"image/png": PNG}}
     cells = [
@@ -42,8 +48,15 @@ def notebook(path, **papermill) -> None:
     ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     made = new_notebook(cells=cells)
-    if papermill:
-        made.metadata["papermill"] = papermill
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        if rows:
+            write_results(folder / "results.csv", frame(*rows))
+        if claims:
+            write_claims(folder / "claims.csv", claims)
+        for figure in figures:
+            style.save_figure(data_plots.plot_long_tail([3, 2, 1]), folder / "figures" / f"{figure}.png")
+        carry(made.metadata, folder, "of this and that")
     nbformat.write(made, path)
 
 
@@ -57,10 +70,10 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "toy"
-    notebook(folder / "notebooks" / "01_data.ipynb")
-    write_results(folder / "results.csv", frame(row(), row(seed=1, value=0.2), row(method="iALS", value=0.3)))
-    write_claims(folder / "claims.csv", [claim("Claim <one>")])
-    style.save_figure(data_plots.plot_long_tail([3, 2, 1]), folder / "report" / "figures" / "01 long tail.png")
+    rows = row(), row(seed=1, value=0.2), row(method="iALS", value=0.3)
+    shown = {"rows": rows, "claims": [claim("Claim <one>")], "figures": ["01 long tail"]}
+    notebook(folder / "notebooks" / "01_data.ipynb", **shown)
+    write_plan("toy", ["01_data"])
     return folder
 
 
@@ -137,49 +150,79 @@ def test_a_report_from_the_command_line(run, capsys):
         assert text in index, text
     assert str(run) not in index + data
     assert check.check_files([out / "index.html", out / "01_data.html"], out) == []
-    assert not [p for p in run.iterdir() if p.name.startswith(".")]
+    assert [p for p in run.iterdir() if p.name.startswith(".")] == [run / ".lock"]
 
 
 def test_old_results_stop_the_report_with_one_line(run, capsys):
-    pd.read_csv(run / "results.csv").drop(columns="variant").to_csv(run / "results.csv", index=False)
+    assert main(["build", "toy"]) == 0
+    path = run / "notebooks" / "01_data.ipynb"
+    path.write_text(path.read_text().replace("method,variant,seed", "method,seed"))
     assert main(["build", "toy"]) == 1 and "no column variant" in capsys.readouterr().err
-    assert (run / "report" / "figures").is_dir()  # what was there stays
+    assert (run / "report" / "index.html").is_file()  # what was there stays
 
 
-def test_a_report_shows_what_its_run_made(tmp_path):
-    """A method, a seed and a number of tokens that left the profile leave no page, no figure and no row behind."""
-    run, out = tmp_path / "notebooks", tmp_path / "report"
-    start = "2030-01-01T00:00:00+00:00"
-    settings = {"seeds": [0], "methods": ["OpenP5-R", "ILM"], "ablations": {"query_tokens": [1, 4]}}
-    notebook(run / "07_ablations.ipynb", start_time=start, parameters=settings)
-    notebook(run / "06_openp5_eval.ipynb", start_time="2029-01-01T00:00:00+00:00", parameters={"seeds": [0, 1]})
-    for name in ("01_data", "04_phase2-ILM-seed0", "04_phase2-ILM-seed1", "04_phase2-MLP-seed0"):
-        notebook(run / f"{name}.ipynb", start_time=start)
-    at = datetime.fromisoformat(start).timestamp()
-    (out / "figures").mkdir(parents=True)
-    for name, age in (("01 now", 5), ("01 before", -5), ("02 of no notebook", 5), ("own", 5), ("04 phase 2 MLP", 5),
-                      ("04 phase 2 ILM", 5)):  # fmt: skip
-        path = style.save_figure(data_plots.plot_long_tail([3, 2, 1]), out / "figures" / f"{name}.png")
-        os.utime(path, (at + age, at + age))
-    (out / "04_phase2-gone-seed1.html").write_text("")
-    results = tmp_path / "results.csv"
-    methods = [row(method=m, seed=s) for m in ("MLP", "ILM", "iALS") for s in (0, 1)]
-    short = [row(table="figure3", variant=f"query_tokens={n}", seed=s) for s in (0, 1) for n in (4, 8)]
-    write_results(results, frame(*methods, *short))
-    render_site("new", notebooks=sorted(run.iterdir()), results=results, out=out, card={})
-    made = ["01_data", "04_phase2-ILM-seed0", "06_openp5_eval", "07_ablations", "index"]
-    assert sorted(f.stem for f in out.glob("*.html")) == made
-    assert sorted(f.stem for f in out.glob("figures/*.png")) == ["01 now", "04 phase 2 ILM", "own"]
-    left = read_results(out / "results.csv")
-    assert set(zip(left["table"], left["method"], left["seed"])) == {
-        ("table3", "ILM", 0), ("table3", "iALS", 0), ("figure3", "ILM", 0), ("figure3", "ILM", 1),
-    }  # fmt: skip
-    assert set(left["variant"]) == {"", "query_tokens=4"}
-    assert len(read_results(results)) == 10  # the run keeps them
+def test_a_report_is_rendered_only_where_it_does_not_show_what_is_there(run, capsys, monkeypatch):
+    """Each change makes it anew; nothing changed, nothing done; a notebook that is missing or half written stops it."""
+    rendered = []
+    monkeypatch.setattr(site, "notebook_page", lambda path: ("A title", "<p>text</p>"))  # the real one is slow
+    monkeypatch.setattr(site, "render_site", lambda *a, **k: rendered.append(1) or render_site(*a, **k))
+    executed, report = run / "notebooks" / "01_data.ipynb", run / "report"
+    whole = executed.read_text()
+    changes = [
+        lambda: None,
+        lambda: notebook(executed, rows=[row(value=0.7)], figures=["01 long tail"]),
+        lambda: (report / "01_data.html").unlink(),
+        lambda: (report / "results.csv").write_text("changed"),
+        lambda: (report / "figures" / "own.png").write_bytes(b"left behind"),
+        lambda: shutil.rmtree(report),
+        lambda: (run / "report.json").unlink(),
+        lambda: monkeypatch.setattr(executed_notebooks, "library_digest", lambda: "another"),
+    ]
+    for n, change in enumerate(changes, 1):
+        change()
+        assert main(["build", "toy"]) == 0 and len(rendered) == n
+        assert main(["build", "toy"]) == 0 and len(rendered) == n
+        assert sorted(p.name for p in report.rglob("*.png")) == ["01 long tail.png"]
+    for text in (None, "", whole[:2000], whole.replace('"ilm"', '"papermill"')):
+        executed.unlink() if text is None else executed.write_text(text)
+        assert main(["build", "toy"]) == 1
+        plain(capsys.readouterr().err.strip().splitlines()[-1], "01_data.ipynb", "make study PROFILE=toy")
+        assert (report / "01_data.html").is_file()
+
+
+def test_a_report_waits_for_no_study_and_says_which(run, capsys):
+    with study_lock("toy"):
+        assert main(["build", "toy"]) == 1 and main(["publish", "toy"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and len({plain(line, f"process {os.getpid()} on", "ILM_RUNS_DIR") for line in said}) == 1
+    assert main(["build", "toy"]) == 0
+
+
+def test_a_report_shows_what_its_notebooks_made_and_nothing_else(run):
+    """Left behind: notebooks of methods and seeds that left, and what a reader's own notebook wrote beside the runs."""
+    kept = {"01_data": {}, "04_phase2-ILM-seed0": {"figures": ["04 phase 2 ILM"]}}
+    kept["06_openp5_eval"] = {"rows": [row(), row(method="iALS")], "claims": [claim("One")], "figures": ["06 HR10"]}
+    kept["07_ablations"] = {"rows": [row(table="figure3", variant="query_tokens=4")], "claims": [claim("Two")]}
+    gone = {"04_phase2-MLP-seed0": {"figures": ["04 phase 2 MLP"]}, "04_phase2-ILM-seed1": {}}
+    gone["09_readings"] = {"rows": [row(table="prompts read", variant="prompts_read=4")], "claims": [claim("Three")]}
+    for name, made in (kept | gone).items():
+        notebook(run / "notebooks" / f"{name}.ipynb", **made)
+    write_results(run / "results.csv", frame(row(dataset="Other"), row(seed=5)))
+    write_claims(run / "claims.csv", [claim("By a reader")])
+    style.save_figure(data_plots.plot_long_tail([3, 2, 1]), run / "report" / "figures" / "06 gone.png")
+    write_plan("toy", [*kept])
+    report = build("toy").parent
+    assert sorted(f.stem for f in report.glob("*.html")) == [*kept, "index"]
+    assert sorted(f.stem for f in report.glob("figures/*.png")) == ["04 phase 2 ILM", "06 HR10"]
+    left = read_results(report / "results.csv")
+    assert list(zip(left["table"], left["dataset"], left["method"], left["variant"])) == [
+        ("figure3", "ML1M", "ILM", "query_tokens=4"), ("table3", "ML1M", "iALS", ""), ("table3", "ML1M", "ILM", ""),
+    ]  # fmt: skip
+    assert read_claims(report / "claims.csv")["claim"].tolist() == ["One", "Two"]
 
 
 def test_an_empty_profile_still_renders(tmp_path):
-    index = render_site("new", notebooks=[], results=tmp_path / "results.csv", out=tmp_path / "o", card={})
+    index = render_site("new", notebooks=[], out=tmp_path / "o", card={})
     assert "No results yet" in index.read_text() and "No claims tested yet" in index.read_text()
     assert about("new") == "" and "toy world" in about("toy")
 

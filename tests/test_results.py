@@ -10,7 +10,15 @@ from conftest import frame, row
 from ilm_lib import files
 from ilm_lib.paper import ELM_CLAIMS, OPENP5_CLAIMS, RESULT_COLUMNS
 from ilm_lib.report import results as contract
-from ilm_lib.report.results import Claim, read_claims, read_results, write_claims, write_results
+from ilm_lib.report.results import (
+    Claim,
+    join_claims,
+    join_results,
+    read_claims,
+    read_results,
+    write_claims,
+    write_results,
+)
 from ilm_lib.report.verdicts import no_gain, no_gain_reason, reason, verdict
 
 NAN = float("nan")
@@ -166,6 +174,25 @@ def test_claims_stand_in_the_order_of_the_paper_whoever_writes_first(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     wanted = [OPENP5_CLAIMS[k] for k in ("OpenP5-R", "MLP", "frozen")] + list(ELM_CLAIMS.values())
     assert read_claims(tmp_path / "a")["claim"].tolist() == wanted
+
+
+def test_files_of_several_notebooks_join_in_one_order_and_the_last_has_the_last_word(tmp_path):
+    """Whatever the scheduling: rows by what they are about, claims as in the paper."""
+    elm, openp5 = [claim(s) for s in ELM_CLAIMS.values()], [claim(s) for s in OPENP5_CLAIMS.values()]
+    write_claims(tmp_path / "a.csv", [*elm[::-1], claim("Own")])
+    write_claims(tmp_path / "b.csv", openp5[::-1])
+    texts = {path: path.read_text() for path in (tmp_path / "a.csv", tmp_path / "b.csv")}
+    joined = [join_claims(dict(order)) for order in (texts.items(), reversed(texts.items()))]
+    assert joined[0].to_csv() == joined[1].to_csv()
+    assert joined[0]["claim"].tolist() == [*OPENP5_CLAIMS.values(), *ELM_CLAIMS.values(), "Own"]
+    assert join_claims({}) is None and join_results({}) is None
+
+    write_results(tmp_path / "02.csv", frame(row(method="iALS", value=0.3), row(method="Popularity")))
+    write_results(tmp_path / "06.csv", frame(row(method="iALS", value=0.4), row()))
+    both = join_results({path: path.read_text() for path in (tmp_path / "02.csv", tmp_path / "06.csv")})
+    assert list(zip(both["method"], both["value"])) == [("Popularity", 0.1), ("iALS", 0.4), ("ILM", 0.1)]
+    write_results(tmp_path / "both.csv", both)
+    assert (tmp_path / "both.csv").read_text() == both.to_csv(index=False, lineterminator="\n")
 
 
 def test_a_claim_about_a_method_that_left_does_not_stay_behind(tmp_path):

@@ -11,6 +11,8 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
+from ilm_lib.executed import carry
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHAINS = (("02", "03", "05", "08", "09"), ("04", "06", "07"))  # of about the same length
@@ -67,11 +69,14 @@ def _nbval(notebooks: list[Path], folder: Path, env: dict[str, str]) -> subproce
 
 
 def _site(tmp_path: Path, env: dict[str, str]) -> None:
-    """The report renders from executed notebooks and links to what is there."""
+    """A report renders from notebooks that carry what these have left, and links to what is there."""
     executed = tmp_path / "runs/toy/notebooks"
     executed.mkdir(parents=True)
     for path in NOTEBOOKS[:2]:
-        (executed / path.name).write_bytes(path.read_bytes())
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        carry(notebook["metadata"], tmp_path / "runs/toy", "of nothing in particular")
+        (executed / path.name).write_text(json.dumps(notebook), encoding="utf-8")
+    (tmp_path / "runs/toy/study.json").write_text(json.dumps({"notebooks": [p.stem for p in NOTEBOOKS[:2]]}))
     subprocess.run(
         [sys.executable, "-m", "ilm_lib.report", "build", "toy"], cwd=tmp_path, env=env, check=True, capture_output=True
     )
@@ -79,7 +84,7 @@ def _site(tmp_path: Path, env: dict[str, str]) -> None:
     index = (site / "index.html").read_text(encoding="utf-8")
     for link in re.findall(r'(?:href|src)="([^"#:]+)"', index):
         assert (site / unquote(link)).exists(), link
-    assert "Oracle" in index and "01_data.html" in index
+    assert "Oracle" in index and "01_data.html" in index and "figures/" in index
 
 
 @pytest.mark.slow

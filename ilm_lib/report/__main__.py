@@ -1,6 +1,6 @@
 """Reports from the command line.
 
-python -m ilm_lib.report build PROFILE     render runs/PROFILE/report from the executed notebooks
+python -m ilm_lib.report build PROFILE     render runs/PROFILE/report, where it does not show what was run last
 python -m ilm_lib.report publish PROFILE   copy it to reports/PROFILE and make the pages above it anew
 python -m ilm_lib.report landing           make reports/index.html and findings.html anew
 python -m ilm_lib.report check [FOLDER]    look at all pages of a folder in a browser (reports/)
@@ -14,7 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ilm_lib.report.check import NoBrowser, check_folder
+from ilm_lib.errors import Refusal
+from ilm_lib.executed import read_plan, study_lock
+from ilm_lib.profiles import runs_dir
+from ilm_lib.report.check import check_folder
 from ilm_lib.report.landing import REPORTS, landing, publish
 from ilm_lib.report.site import build
 
@@ -35,12 +38,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             problems = check_folder(args.folder)
             print(*problems, sep="\n", end="\n" if problems else "")
             return 1 if problems else 0
-        made = {"build": build, "publish": publish}[args.command](args.profile) if "profile" in args else landing()
-    except (FileNotFoundError, ValueError, NoBrowser) as error:
+        made = _locked(args.command, args.profile) if "profile" in args else landing()
+    except (Refusal, FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"{error.filename or 'the report'}: {error.strerror}", file=sys.stderr)
         return 1
     print(os.path.relpath(made))
     return 0
+
+
+def _locked(command: str, profile: str) -> Path:
+    """Build or publish a report while no study of its profile runs."""
+    if not (runs_dir() / profile).is_dir():
+        read_plan(profile)
+    with study_lock(profile):
+        return {"build": build, "publish": publish}[command](profile)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import hashlib
 import math
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -106,12 +107,21 @@ def write_results(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """
     path, rows = Path(path), check_results(rows)
     with _lock(path):
-        if path.exists():
-            rows = pd.concat([read_results(path), rows]).drop_duplicates(_KEY, keep="last")
-        order = [i for _, i in sorted((_sort_key(r), i) for i, r in enumerate(rows.to_dict("records")))]
-        rows = rows.iloc[order].reset_index(drop=True)
+        rows = _joined([read_results(path), rows] if path.exists() else [rows])
         write_text(path, rows.to_csv(index=False, lineterminator="\n"))
     return rows
+
+
+def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Checked rows in the order of the file: table, dataset, history, prompt, task, variant, method, read-out, seed."""
+    rows = pd.concat(parts).drop_duplicates(_KEY, keep="last")
+    order = [i for _, i in sorted((_sort_key(r), i) for i, r in enumerate(rows.to_dict("records")))]
+    return rows.iloc[order].reset_index(drop=True)
+
+
+def join_results(files: Mapping[Path, str]) -> pd.DataFrame | None:
+    """The rows of several results files, given as text, as one; a later file has the last word. None: no files."""
+    return _joined([_parse_results(path, text) for path, text in files.items()]) if files else None
 
 
 def read_results(path: Path) -> pd.DataFrame:
@@ -120,7 +130,11 @@ def read_results(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: the file is of an earlier version, or a row breaks the contract.
     """
-    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return _parse_results(path, path.read_text(encoding="utf-8"))
+
+
+def _parse_results(path: Path, text: str) -> pd.DataFrame:
+    rows = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
     _refuse_old(path, rows, RESULT_COLUMNS)
     return check_results(rows)
 
@@ -181,13 +195,22 @@ def write_claims(path: Path, claims: Iterable[Claim]) -> pd.DataFrame:
         if path.exists():
             old = read_claims(path).astype(object)
             written = set(rows["claim"].map(_chapter)) - {0}
-            stay = ~old["claim"].isin(rows["claim"]) & ~old["claim"].map(_chapter).isin(written)
-            rows = pd.concat([old[stay], rows])
-        rank = {claim: i for i, claim in enumerate(_CLAIMS)}
-        keys = [(rank.get(c, len(rank)), c) for c in rows["claim"]]
-        rows = rows.iloc[sorted(range(len(keys)), key=keys.__getitem__)]
-        write_text(path, rows.to_csv(index=False, lineterminator="\n"))
+            rows = pd.concat([old[~old["claim"].map(_chapter).isin(written)], rows])
+        write_text(path, _in_order(rows).to_csv(index=False, lineterminator="\n"))
     return read_claims(path)
+
+
+def _in_order(claims: pd.DataFrame) -> pd.DataFrame:
+    """Each claim once, the last that was said, in the paper's order, others after them by name."""
+    claims = claims.drop_duplicates("claim", keep="last")
+    rank = {claim: i for i, claim in enumerate(_CLAIMS)}
+    keys = [(rank.get(c, len(rank)), c) for c in claims["claim"]]
+    return claims.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
+
+
+def join_claims(files: Mapping[Path, str]) -> pd.DataFrame | None:
+    """The claims of several files, given as text, as one; a later file has the last word. None: no files."""
+    return _in_order(pd.concat([_parse_claims(path, text) for path, text in files.items()])) if files else None
 
 
 def read_claims(path: Path) -> pd.DataFrame:
@@ -196,7 +219,11 @@ def read_claims(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: the file is of an earlier version, or has other columns.
     """
-    claims = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return _parse_claims(path, path.read_text(encoding="utf-8"))
+
+
+def _parse_claims(path: Path, text: str) -> pd.DataFrame:
+    claims = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False)
     _refuse_old(path, claims, CLAIM_COLUMNS)
     if tuple(claims.columns) != CLAIM_COLUMNS:
         raise ValueError(f"{Path(path).name}: columns must be {', '.join(CLAIM_COLUMNS)}")

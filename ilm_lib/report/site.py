@@ -1,35 +1,30 @@
 """The report of one profile: `runs/PROFILE/report`, made of its executed notebooks, results, claims and figures.
 
-A report shows what its run made and nothing else. It is rendered into a fresh folder aside, which then takes the place
-of the old one.
+A report shows what the notebooks of its study carry and nothing else. It is rendered into a fresh folder aside, which
+then takes the place of the old one.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 import pandas as pd
 
+from ilm_lib.executed import NoRun, note_report, read_executed, read_plan, report_key, stands
 from ilm_lib.files import replace_folder, write_text
-from ilm_lib.methods import TRAINED
 from ilm_lib.paper import PAPER, PUBLISHED_ML100K
-from ilm_lib.profiles import profile_path, report_dir, runs_dir
+from ilm_lib.profiles import profile_path, report_dir
 from ilm_lib.report.card import commit
 from ilm_lib.report.guide import guide, rules
 from ilm_lib.report.html import html_table, page, verdict_badge, write_page
 from ilm_lib.report.notebook_pages import notebook_page
-from ilm_lib.report.results import read_claims, read_results
+from ilm_lib.report.results import join_claims, join_results
 from ilm_lib.report.style import alt_text
 from ilm_lib.report.tables import best_cells, claims_table, table_beside_paper
 from ilm_lib.report.verdicts import VERDICTS
@@ -42,120 +37,54 @@ _CAPTIONS = {
 
 
 def build(profile: str) -> Path:
-    """Render the report of a profile from its executed notebooks and results; returns the path of its first page.
+    """Render the report of a profile, unless the one that stands shows what is there; returns its first page.
 
     Raises:
-        FileNotFoundError: the profile has no executed notebooks.
-        ValueError: its results are of an earlier version.
+        NoRun: a notebook of the study has not been executed.
+        ValueError: results are of an earlier version.
     """
-    folder, out = runs_dir() / profile / "notebooks", report_dir(profile)
-    notebooks = sorted(folder.glob("*.ipynb"))
-    if not notebooks:
-        where = os.path.relpath(folder)
-        raise FileNotFoundError(f"no executed notebooks in {where}; make them: make study PROFILE={profile}")
-    card = {"profile": profile, "commit": commit(), "rendered": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
-    return render_site(profile, notebooks=notebooks, results=runs_dir() / profile / "results.csv", out=out, card=card)
+    notebooks = read_plan(profile)
+    key = report_key(profile, notebooks)
+    if not stands(profile, key):
+        card = {"profile": profile, "commit": commit(), "rendered": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}
+        render_site(profile, notebooks=notebooks, out=report_dir(profile), card=card)
+        note_report(profile, key)
+    return report_dir(profile) / "index.html"
 
 
-def render_site(profile: str, *, notebooks: Sequence[Path], results: Path, out: Path, card: dict[str, str]) -> Path:
+def render_site(profile: str, *, notebooks: Sequence[Path], out: Path, card: dict[str, str]) -> Path:
     """Write the report of a profile to `out`, in place of what was there; returns the path of its index.html.
 
     Args:
-        notebooks: executed ones; those that are not of the last run are left out.
-        results: a results.csv, with a claims.csv beside it; either may be missing.
+        notebooks: executed by the grid, in the order of the report; rows, claims and figures are those they carry.
         card: facts about the report, name -> value.
+
+    Raises:
+        NoRun: a notebook was not executed by the grid.
     """
-    run = Run.of(notebooks)
     fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     (fresh / "figures").mkdir(parents=True)
-    for figure in sorted((out / "figures").glob("*.png")):
-        if run.made(figure):
-            shutil.copy2(figure, fresh / "figures")
-    pages = []
-    for path in run.notebooks:
+    pages, carried = [], []
+    for path in notebooks:
+        if (executed := read_executed(path)) is None:
+            raise NoRun(f"{path} was not executed by the grid; make study PROFILE={profile} makes it anew")
+        carried.append(executed)
+        for name, png in executed.figures.items():
+            if not (figure := fresh / "figures" / f"{name}.png").exists():  # of the first seed
+                figure.write_bytes(png)
         title, html = notebook_page(path)
         write_page(fresh / f"{path.stem}.html", html)
         pages.append(f'<li><a href="{quote(path.stem)}.html">{escape(title)}</a></li>')
-    rows = claims = None
-    if results.exists():
-        rows = run.rows(read_results(results))
-        write_text(fresh / "results.csv", rows.to_csv(index=False, lineterminator="\n"))
-    if (source := results.with_name("claims.csv")).exists():
-        claims = read_claims(source)
-        shutil.copyfile(source, fresh / "claims.csv")
+    rows = join_results({e.path: e.results for e in carried if e.results})
+    claims = join_claims({e.path: e.claims for e in carried if e.claims})
+    for name, table in (("results.csv", rows), ("claims.csv", claims)):
+        if table is not None:
+            write_text(fresh / name, table.to_csv(index=False, lineterminator="\n"))
     body = _first_page(profile, rows, claims, fresh, pages, card)
     write_page(fresh / "index.html", page(f"ILM study: {profile}", body))
     replace_folder(fresh, out)
     return out / "index.html"
-
-
-@dataclass(frozen=True)
-class Run:
-    """Which of the files in a profile's folder its last run made.
-
-    Attributes:
-        notebooks: the executed notebooks, in order.
-        methods, seeds: what the last run covered; None: no notebook says so.
-        query_tokens: the numbers of tokens in its figure 3; None: no notebook says so.
-        started: when the notebooks of each number, "04", began to run.
-    """
-
-    notebooks: tuple[Path, ...]
-    methods: frozenset[str] | None
-    seeds: frozenset[int] | None
-    query_tokens: frozenset[int] | None
-    started: dict[str, float]
-
-    @classmethod
-    def of(cls, notebooks: Sequence[Path]) -> Run:
-        """Read off the notebooks: those that look at all seeds (05 to 09) know methods and seeds of the run."""
-        facts = {p: json.loads(p.read_text(encoding="utf-8"))["metadata"].get("papermill", {}) for p in notebooks}
-        start = {
-            p: datetime.fromisoformat(f["start_time"]).timestamp() if f.get("start_time") else 0.0
-            for p, f in facts.items()
-        }
-        overall = [p for p in notebooks if "seeds" in facts[p].get("parameters", {})]
-        settings = facts[max(overall, key=start.__getitem__)]["parameters"] if overall else {}
-        methods = frozenset(settings["methods"]) if settings.get("methods") else None
-        seeds = frozenset(settings["seeds"]) if settings.get("seeds") else None
-        tokens = settings.get("ablations", {}).get("query_tokens")
-
-        def counts(path: Path) -> bool:
-            name = re.fullmatch(r"\d\d_[^-]+-(?:(?P<method>.+)-)?seed(?P<seed>\d+)", path.stem)
-            if name is None:
-                return True
-            alien = methods is not None and name["method"] is not None and name["method"] not in methods
-            return not alien and (seeds is None or int(name["seed"]) in seeds)
-
-        kept = tuple(sorted(p for p in notebooks if counts(p)))
-        started: dict[str, float] = {}
-        for p in kept:
-            started[p.name[:2]] = min(start[p], started.get(p.name[:2], math.inf))
-        return cls(kept, methods, seeds, None if tokens is None else frozenset(tokens), started)
-
-    def made(self, figure: Path) -> bool:
-        """Whether this run made a figure: its notebook and its method are in the run, and it is not older than they."""
-        gone = set() if self.methods is None else set(TRAINED) - self.methods
-        if any(figure.stem.endswith(f" {method}") for method in gone):
-            return False
-        numbered = re.match(r"\d\d ", figure.stem) is not None
-        begin = self.started.get(figure.name[:2], math.inf) if numbered else min(self.started.values(), default=0.0)
-        return figure.stat().st_mtime >= begin
-
-    def rows(self, results: pd.DataFrame) -> pd.DataFrame:
-        """The results without methods, seeds and numbers of tokens that are no longer in the run (ablations have seeds
-        of their own)."""
-        keep = pd.Series(True, index=results.index)
-        if self.methods is not None:
-            keep &= ~results["method"].isin(set(TRAINED) - self.methods)
-        if self.seeds is not None:
-            main = results["table"].str.startswith("table")
-            keep &= ~main | results["seed"].isna() | results["seed"].isin(self.seeds)
-        if self.query_tokens is not None:
-            wanted = {f"query_tokens={n}" for n in self.query_tokens}
-            keep &= (results["table"] != "figure3") | results["variant"].isin(wanted)
-        return results[keep].reset_index(drop=True)
 
 
 def about(profile: str) -> str:

@@ -1,6 +1,9 @@
 """`python -m ilm_lib.study PROFILE`."""
 
-from ilm_lib.study.grid import main
+try:
+    from ilm_lib.study.grid import main
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+    status = main()
+except KeyboardInterrupt:  # before there was anything to stop
+    status = 130
+raise SystemExit(status)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -125,6 +126,7 @@ def stage(
     identity = {"stage": name, "code": code_digest(make), "given": {k: _identity(v) for k, v in given.items()}}
     key = _digest_of(identity)[:16]
     artifact = Artifact(name, key, runs_dir() / profile / name / key)
+    _note(artifact)
     if (artifact.folder / "manifest.json").is_file():
         return artifact.verify()
     if not build:
@@ -147,6 +149,13 @@ def stage(
         write_json(partial / "manifest.json", {**identity, **_cost(started), "files": _noted(partial)})
         replace_folder(partial, artifact.folder)
     return artifact
+
+
+def _note(artifact: Artifact) -> None:
+    """Tell the run of the grid, if this is one, what it stands on: without it the run has to be made again."""
+    if folder := os.environ.get("ILM_MADE"):
+        with open(Path(folder) / "stages.txt", "a", encoding="utf-8") as file:
+            file.write(f"{artifact.stage}/{artifact.key}\n")
 
 
 def _silence_progress_bars() -> None:
