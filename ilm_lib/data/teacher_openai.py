@@ -133,7 +133,7 @@ class OpenAITeacher(LanguageModelTeacher):
                 if reply.status not in RETRIED and reply.status < 500:
                     raise self._refused(reply, wrong)
                 asked_for = retry_after(reply.headers.get("Retry-After"))
-            delay = max(asked_for, wait * random.uniform(1, 1.25))
+            delay = max(asked_for, wait * random.uniform(1, 1.25))  # noqa: S311 (not all at the same moment)
             if asked_for > MAX_WAIT:
                 raise self._error(f"{wrong}; to be asked again in {asked_for:.6g} s", "its limits")
             if attempt < self.tries and stop.wait(delay):

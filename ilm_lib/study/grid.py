@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = ["--cores", str(args.cores), "--resources", f"gpu={args.cores}", "--rerun-triggers", "mtime", "params"]
     options += ["--rerun-incomplete", "--nolock", "--quiet", "all"]
     config = ["--config", f"profile={args.profile}", f"seeds={args.seeds}"]
-    if subprocess.run([*snakemake, *options, *others, *config], cwd=ROOT).returncode:
+    if subprocess.run([*snakemake, *options, *others, *config], cwd=ROOT).returncode:  # noqa: S603 (no shell)
         again = f"make study PROFILE={args.profile}"
         print(f"✗ the study stopped; the message above names the notebook. '{again}' goes on where it stopped.")
         return 1
