@@ -1,5 +1,6 @@
 """Training state that is damaged, cut short, swapped, or fills the disk: the run ends as if there had been none."""
 
+import ast
 import contextlib
 import os
 import resource
@@ -246,3 +247,14 @@ def test_nothing_of_it_stays_in_a_finished_stage(tmp_path):
         (tmp_path / name).touch()
     forget_state(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["encoder.safetensors", "states.json"]
+
+
+def test_every_training_of_the_library_has_a_state():
+    calls = [
+        (path.name, {word.arg for word in node.keywords})
+        for path in (Path(states.__file__).parents[1]).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "fit"
+    ]
+    assert {name for name, _ in calls} == {"phase1.py", "phase2.py", "pretrain.py", "sasrec.py"}
+    assert all("state" in words for _, words in calls)
