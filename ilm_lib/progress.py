@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -30,6 +31,14 @@ def progress(steps: Iterable[T], label: str, *, total: int, initial: int = 0) ->
             left = (now - started) / max(1, done - initial) * (total - done)
             append_line(path, f"    {os.environ.get('ILM_JOB', '')}: {label} {done}/{total}, {left:.0f} s left")
         yield step
+
+
+def say(line: str) -> None:
+    """A line where progress is shown, and so in no result."""
+    if path := os.environ.get("ILM_PROGRESS"):
+        append_line(path, f"    {os.environ.get('ILM_JOB', '')}: {line}")
+    else:
+        tqdm.write(line, file=sys.stderr)
 
 
 def append_line(path: str, line: str) -> None:

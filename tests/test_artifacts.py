@@ -117,7 +117,8 @@ def test_the_key_does_not_depend_on_the_order_of_arguments(make):
 
 def test_an_interrupted_stage_leaves_no_artifact_and_goes_on_from_its_folder(runs):
     def interrupted(folder, **given):
-        (folder / "state.pt").write_text("step 7")
+        for name in ("state.safetensors", "state.tmp", "state.broken"):
+            (folder / name).write_text("step 7")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -127,7 +128,7 @@ def test_an_interrupted_stage_leaves_no_artifact_and_goes_on_from_its_folder(run
         phase1(interrupted, build=False)
 
     def goes_on(folder, **given):
-        (folder / "value.txt").write_text("after " + (folder / "state.pt").read_text())
+        (folder / "value.txt").write_text("after " + (folder / "state.safetensors").read_text())
 
     artifact = phase1(goes_on)
     assert artifact.path("value.txt").read_text() == "after step 7"

@@ -149,7 +149,7 @@ def test_the_next_command_can_be_pasted(home, capsys, monkeypatch):
     assert build(home, "--folder", "my data") == 0
     line = re.search("next: (.*)\n", capsys.readouterr().out)[1]
     (home / "Makefile").write_text('study:\n\t@echo "$$ILM_DATA_DIR|$(PROFILE)"\n')
-    ran = subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout
+    ran = subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout  # noqa: S602 (as a user pastes it)
     assert f"{elsewhere / 'my data'}|mine" in ran
     (home / "Makefile").unlink()
     assert "load_params('mine')" in command.next_command("mine", home / "data")

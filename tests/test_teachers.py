@@ -229,7 +229,10 @@ def test_a_torn_last_line_is_ignored_and_any_other_damage_named(tmp_path, reques
     teacher = Counting("hf", "m", tmp_path / "a.jsonl")
     whole = teacher.write(requests_)
     lines = teacher.answers.read_bytes().splitlines(keepends=True)
-    for torn in (lines[-1][:30], lines[-1][:-1], b"\xff\n"):
+    teacher.answers.write_bytes(b"\n" + b"".join(lines)[:-1])  # as an editor leaves it
+    assert teacher.write([*requests_, Request("pitch", "And now what?")])[:-1] == whole
+    assert teacher.answers.read_bytes().startswith(b"\n" + b"".join(lines)) and teacher.asked == len(requests_) + 1
+    for torn in (lines[-1][:30], lines[-1][:-2], b"\xff\n"):
         teacher.answers.write_bytes(b"".join(lines[:-1]) + torn)
         teacher.asked = 0
         assert teacher.write(requests_) == whole and teacher.asked == 1
@@ -254,6 +257,15 @@ def test_hf_batches_change_nothing_and_the_chat_template_is_applied(folders, kin
     assert len(set(one.known().values())) > 1
     start = {"plain": "Instruction: Go.\nAnswer:", "chat": "<user>Go.\n<bot>"}[kind]
     assert one.prompt("Go.") == start
+
+
+def test_hf_no_text_of_a_film_is_a_special_token(folders, tmp_path):
+    teacher = HFTeacher(str(folders["chat"]), tmp_path / "a.jsonl")
+    tokenizer = teacher.load()[1]
+    special = set(tokenizer.all_special_ids)
+    for marker in tokenizer.all_special_tokens:
+        ids = tokenizer(teacher.prompt(f"Pitch {marker}{marker}."), add_special_tokens=False)["input_ids"]
+        assert special & set(tokenizer(marker)["input_ids"]) and not special & set(ids), marker
 
 
 def test_hf_resumes_after_an_interruption(folders, requests_, tmp_path, monkeypatch):

@@ -1,7 +1,11 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from ilm_lib.devices import use_bfloat16
@@ -44,6 +48,12 @@ def run(*, steps=24, seed=0, stop=None, optimizer="adamw", evaluate=None, **kwar
     return [p.detach().clone() for p in model.parameters()], history
 
 
+def saved(state):
+    """What a file of state says besides its tensors."""
+    with safe_open(state, "pt") as file:
+        return json.loads(file.metadata()["about"])
+
+
 def equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -64,7 +74,7 @@ def test_equal_seeds_give_equal_weights():
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, optimizer, every, stop):
     kwargs = dict(steps=50, optimizer=optimizer, evaluate=noise_of, eval_every=every)
     weights, history = run(**kwargs)
-    state = tmp_path / "state.pt"
+    state = tmp_path / "state.safetensors"
     with pytest.raises(Interrupted):
         run(**kwargs, stop=stop, state=state)
     assert state.exists() == (stop >= every)
@@ -76,11 +86,11 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, optimizer, e
 def test_a_resumed_run_does_not_repeat_steps(tmp_path):
     steps = []
     with pytest.raises(Interrupted):
-        run(stop=20, state=tmp_path / "state.pt", eval_every=6)
+        run(stop=20, state=tmp_path / "state.safetensors", eval_every=6)
     torch.manual_seed(0)
-    saved = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert saved["step"] == 18 and [p.name for p in tmp_path.iterdir()] == ["state.pt"]
-    run(state=tmp_path / "state.pt", eval_every=6, evaluate=lambda m, step: steps.append(step) or {"x": 0})
+    assert saved(tmp_path / "state.safetensors")["step"] == 18
+    assert [p.name for p in tmp_path.iterdir()] == ["state.safetensors"]
+    run(state=tmp_path / "state.safetensors", eval_every=6, evaluate=lambda m, step: steps.append(step) or {"x": 0})
     assert steps == [24]
 
 
@@ -93,7 +103,7 @@ def test_the_best_weights_are_restored(tmp_path, stop):
         seen[step] = [p.detach().clone() for p in model.parameters()]
         return {"ndcg": scores[step]}
 
-    kwargs = dict(evaluate=evaluate, eval_every=4, keep_best="ndcg", state=tmp_path / "state.pt")
+    kwargs = dict(evaluate=evaluate, eval_every=4, keep_best="ndcg", state=tmp_path / "state.safetensors")
     if stop:
         with pytest.raises(Interrupted):
             run(**kwargs, stop=stop)
@@ -122,7 +132,7 @@ def test_history_holds_means_of_every_loss():
 
 @pytest.mark.parametrize("every", [2, 7])
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, every):
-    model, state = nn.Linear(2, 1), tmp_path / "state.pt"
+    model, state = nn.Linear(2, 1), tmp_path / "state.safetensors"
     batches = lambda step: torch.full((4, 2), float("nan") if step == 6 else 1.0)
     with pytest.raises(FloatingPointError, match="phase 9.*not finite at step [78]"):
         fit(
@@ -137,7 +147,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path, ever
             state=state,
         )
     if state.exists():
-        assert all(w.isfinite().all() for w in torch.load(state, weights_only=True)["weights"])
+        assert all(w.isfinite().all() for w in load_file(state).values())
 
 
 def test_only_the_given_parameters_are_trained():
@@ -235,7 +245,7 @@ def test_several_batches_a_step_are_one_large_batch(tmp_path, optimizer):
             raise Interrupted
         return Part(data[n // 3][cuts[n % 3]])
 
-    kwargs = dict(state=tmp_path / "state.pt", eval_every=5)
+    kwargs = dict(state=tmp_path / "state.safetensors", eval_every=5)
     with pytest.raises(Interrupted):
         train(3, stopping, **kwargs)
     assert equal(train(3, lambda n: Part(data[n // 3][cuts[n % 3]]), **kwargs)[0], small)

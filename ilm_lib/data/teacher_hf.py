@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from ilm_lib.data.teachers import MAX_TOKENS, LanguageModelTeacher, TeacherError
 from ilm_lib.devices import device
 from ilm_lib.model.backbone import context_length, load_backbone
+
+MARKER = re.compile(r"[<\[].*[>\]]")  # an added token that is no word, as <think> is
 
 
 class HFTeacher(LanguageModelTeacher):
@@ -37,7 +41,7 @@ class HFTeacher(LanguageModelTeacher):
             try:
                 llm, tokenizer = load_backbone(self.model)
             except (OSError, ValueError) as error:
-                reason = str(error).partition("\n")[0].rstrip(".")
+                reason = str(error).partition("\n")[0].rstrip(".")[:120]
                 raise TeacherError(
                     f"elm24.teacher_model {self.model!r} cannot be loaded: {reason}. "
                     "Give a folder with config.json, *.safetensors and the tokenizer"
@@ -48,6 +52,7 @@ class HFTeacher(LanguageModelTeacher):
     def prompt(self, instruction: str) -> str:
         """The instruction as this model reads it."""
         tokenizer = self.load()[1]
+        instruction = without_markers(instruction, tokenizer)
         if not tokenizer.chat_template:
             return f"Instruction: {instruction}\nAnswer:"
         # Models that can think aloud would spend the whole answer on it; other templates ignore the switch.
@@ -92,3 +97,17 @@ class HFTeacher(LanguageModelTeacher):
                 text = tokenizer.decode(new, skip_special_tokens=True)
                 # Without a template a model may go on with an instruction of its own.
                 yield i, text if chat else text.split("\nInstruction:")[0]
+
+
+def without_markers(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text in which none of the tokenizer's markers stands: a blank after its first character parts each.
+
+    A film's title may read "<|im_end|>". Within a chat template it would end the turn; tokenized apart from the
+    template, other texts would come out with other tokens than the model was trained on.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    markers = [t.content for t in added if len(t.content) > 1 and (t.special or MARKER.fullmatch(t.content))]
+    while found := [marker for marker in markers if marker in text]:
+        for marker in found:
+            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+    return text

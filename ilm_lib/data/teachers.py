@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,12 +19,13 @@ from ilm_lib.data.elm24 import SENTENCE_END
 from ilm_lib.data.instructions import Request, Teacher
 from ilm_lib.data.openp5 import DataError
 from ilm_lib.errors import Refusal
-from ilm_lib.progress import progress
+from ilm_lib.progress import progress, say
 
 MAX_TOKENS = 160  # of an answer: 60 words with room
 MIN_WORDS = 3
 WORD_TOKENS = 1.3  # English words, tokenizers of current LLMs
 AGAIN = "\n\nAnswer in plain words, with at least one whole sentence, and without asking back."
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 THINKING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 POINT = re.compile(r"^(?:[-*•]|\(?\d{1,2}[.)])\s+")
 QUOTES = {'"': '"', "“": "”", "'": "'", "‘": "’", "«": "»"}
@@ -60,6 +61,9 @@ class LanguageModelTeacher:
 
         Raises TeacherError if the teacher cannot be asked, DataError for a damaged file of answers.
         """
+        known = self.known()
+        if known and not any(self.key(r.instruction) in known for r in requests):
+            say(f"{self.answers}: its {len(known):,} answers are to other prompts or of other models than {self.name}")
         raw = self._answers([r.instruction for r in requests])
         texts = [clean(answer) for answer in raw]
         refused = [i for i, text in enumerate(texts) if text is None]
@@ -78,42 +82,80 @@ class LanguageModelTeacher:
     def _answers(self, instructions: Sequence[str]) -> list[str]:
         if not instructions:
             return []
-        self.answers.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.answers}.lock"):
+        with ExitStack() as stack:
+            with _writing(self.answers):
+                self.answers.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(f"{self.answers}.lock"))
             known, whole = read_answers(self.answers)
             missing = [text for text in dict.fromkeys(instructions) if self.key(text) not in known]
             if missing:
-                with open(self.answers, "ab") as file, closing(self.ask(missing)) as answers:
-                    file.truncate(whole)
-                    for i, text in progress(answers, self.name, total=len(missing)):
-                        known[self.key(missing[i])] = text
-                        line = json.dumps({"key": self.key(missing[i]), "text": text}, ensure_ascii=False)
-                        file.write(line.encode("utf-8", "replace") + b"\n")
-                        file.flush()
+                _mend(self.answers, whole)
+                for i, text in progress(stack.enter_context(closing(self.ask(missing))), self.name, total=len(missing)):
+                    known[self.key(missing[i])] = text = _encodable(text)
+                    _append(self.answers, {"key": self.key(missing[i]), "text": text})
         return [known[self.key(text)] for text in instructions]
 
 
 def read_answers(path: Path) -> tuple[dict[str, str], int]:
     """Answers by key, and the bytes of whole lines: the last line may be torn, and is then ignored.
 
-    Raises DataError for any other line that is no answer.
+    Raises DataError for any other line that is no answer, and for two that differ.
     """
-    known, whole = {}, 0
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    if path.exists() and not path.is_file():
+        raise DataError(path, None, "is no file, and a teacher's answers are kept there", "Move it away")
+    try:
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    except OSError as error:
+        raise DataError(path, None, f"cannot be read: {error.strerror}", "See who may read it") from None
+    known: dict[str, str] = {}
+    whole = 0
     for n, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            key, text = record["key"], record["text"]
-            if not (isinstance(key, str) and isinstance(text, str) and line.endswith(b"\n")):
-                raise ValueError
-        except (ValueError, KeyError, TypeError):
-            if n == len(lines):
-                break
-            remedy = "Delete the line; it will be asked for again"
-            raise DataError(path, n, "is no answer of a teacher", remedy) from None
-        known[key] = text
+        if line.strip():
+            try:
+                record = json.loads(line)
+                key, text = record["key"], record["text"]
+                if not (isinstance(key, str) and isinstance(text, str)):
+                    raise TypeError
+            except (ValueError, LookupError, TypeError, RecursionError):
+                if n == len(lines):
+                    break
+                remedy = "Delete the line; it will be asked for again"
+                raise DataError(path, n, "is no answer of a teacher", remedy) from None
+            text = _encodable(text)
+            if known.setdefault(key, text) != text:
+                raise DataError(path, n, "answers what a line before it answers otherwise", "Delete one of the two")
         whole += len(line)
     return known, whole
+
+
+def _mend(path: Path, whole: int) -> None:
+    """Cut a torn line off, and end the last whole one where a hand left it open."""
+    with _writing(path), open(path, "ab+") as file:
+        file.truncate(whole)
+        file.seek(max(0, whole - 1))
+        if file.read() not in (b"", b"\n"):
+            file.write(b"\n")
+
+
+def _append(path: Path, answer: dict[str, str]) -> None:
+    with _writing(path), open(path, "ab") as file:
+        file.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TeacherError(
+            f"{path}: answers cannot be kept there: {error.strerror}. Make room, or see who may write there; "
+            "answers so far are kept, run again to go on"
+        ) from None
+
+
+def _encodable(text: str) -> str:
+    """A text that UTF-8 can hold: JSON can escape halves of characters."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def clean(answer: str) -> str | None:
@@ -125,7 +167,7 @@ def clean(answer: str) -> str | None:
     lines = [line.strip() for line in THINKING.sub("", answer).replace("**", "").splitlines() if line.strip()]
     points = [POINT.sub("", line).rstrip(" .,;") for line in lines if POINT.match(line)]
     text = ", ".join(points) + "." if len(points) > 1 else " ".join(lines)
-    text = re.sub(r"^answer:\s*", "", " ".join(text.split()), flags=re.IGNORECASE)
+    text = re.sub(r"^answer:\s*", "", CONTROL.sub("", " ".join(text.split())), flags=re.IGNORECASE)
     if len(text) > 1 and QUOTES.get(text[0]) == text[-1] and not set(text[1:-1]) & {'"', "“", text[0]}:
         text = text[1:-1].strip()
     sentences = SENTENCE_END.split(text)
@@ -187,6 +229,6 @@ def token_counter(name: str) -> Callable[[str], int]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
+        reason = str(error).partition("\n")[0].rstrip(".")[:120]
         raise TeacherError(f"no tokenizer {name!r}: {reason}. Give the folder of a model") from None
     return lambda text: len(tokenizer(text)["input_ids"])

@@ -94,7 +94,7 @@ def chromium() -> Iterator[Tab]:
     # Not all of Chromium has ended when its first process has: what it still writes must not fail the removal.
     with tempfile.TemporaryDirectory(prefix="ilm-chromium-", ignore_cleanup_errors=True) as home:
         command = (program, f"--user-data-dir={home}", *_FLAGS)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
         socket = None
         try:
             port = _port(Path(home) / "DevToolsActivePort", process, program)

@@ -31,7 +31,8 @@ def commit() -> str:
     """Short hash of the checkout this package runs from, "+changes" if it was edited; else "unknown"."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(("git", *words), cwd=ROOT, capture_output=True, text=True, check=True, timeout=20)
+        command = ("git", *words)  # the words are those below
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=20)  # noqa: S603
         return done.stdout.strip()
 
     try:

@@ -29,6 +29,7 @@ from ilm_lib.files import open_to_others, read_json, replace_folder, sha256, wri
 from ilm_lib.profiles import runs_dir
 from ilm_lib.report.card import package_version, peak_memory_gib
 from ilm_lib.study.code_key import code_digest
+from ilm_lib.train.state import forget_state
 
 LARGE = 64 << 20  # bytes; a larger file is read again only when its size or its time has changed
 PACKAGES = ("torch", "transformers", "numpy", "implicit", "irspack")
@@ -144,7 +145,7 @@ def stage(
         started = time.time()
         _silence_progress_bars()
         make(partial, **given)
-        (partial / "state.pt").unlink(missing_ok=True)
+        forget_state(partial)
         open_to_others(partial)
         write_json(partial / "manifest.json", {**identity, **_cost(started), "files": _noted(partial)})
         replace_folder(partial, artifact.folder)

@@ -156,7 +156,7 @@ def _follow(command: list[str], logs: Path, lock: int) -> tuple[int, bool]:
     (progress := logs / "progress.txt").write_text("", encoding="utf-8")
     with open(logs / "snakemake.txt", "w", encoding="utf-8") as log, open(progress, encoding="utf-8") as said:
         # It inherits the lock: where this process is killed and snakemake is not, the profile is still in use.
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 (a list of words, no shell)
             command, cwd=logs.parent, env=os.environ | {"ILM_PROGRESS": str(progress)}, stderr=log, pass_fds=(lock,),
             start_new_session=True,
         )  # fmt: skip

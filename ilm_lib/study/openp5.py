@@ -21,6 +21,7 @@ from ilm_lib.study import inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
 from ilm_lib.tasks.openp5 import TASKS, rank
 from ilm_lib.tasks.openp5 import beam_recall as measure_beam_recall
+from ilm_lib.train.state import STATE
 
 # ---------------------------------------------------------------- stages
 
@@ -38,7 +39,7 @@ def sasrec(params: Params, seed: int, *, build: bool = False) -> Artifact:
 
 def make_sasrec(folder: Path, *, data: Artifact, settings: SASRec, seed: int) -> None:
     """Leave the network, its log and its size."""
-    model, log = train_sasrec(inputs.open_dataset(data), settings, seed=seed, state=folder / "state.pt")
+    model, log = train_sasrec(inputs.open_dataset(data), settings, seed=seed, state=folder / STATE)
     model.save_pretrained(folder / "sasrec")
     log.to_parquet(folder / "log.parquet")
     write_json(folder / "sasrec.json", {"parameters": model.num_parameters(), "steps": settings.steps})

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import yaml
 
-from ilm_lib.data.teachers import DryRun, TeacherError, dry_run, token_counter
+from ilm_lib.data.teachers import DryRun, dry_run, token_counter
+from ilm_lib.errors import Refusal
 from ilm_lib.profiles import load_params
 from ilm_lib.settings import Params, ParamsError
 from ilm_lib.study import elm_inputs, inputs
-from ilm_lib.study.artifacts import MissingStage
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,10 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print what would be asked, without asking")
     args = parser.parse_args(arguments)
     try:
-        if wrong := [given for given in args.set if "=" not in given]:
-            raise ParamsError(f"--set {wrong[0]}: write KEY=VALUE, e.g. elm24.teacher=hf")
-        pairs = (given.split("=", 1) for given in args.set)
-        params = load_params(args.profile, **{key: yaml.safe_load(value) for key, value in pairs})
+        params = load_params(args.profile, **dict(map(_setting, args.set)))
         inputs.data(params, build=True)
         if not params.elm24.file:
             inputs.embeddings(params, args.seed, build=True)
@@ -44,10 +42,21 @@ def main(arguments: list[str] | None = None) -> int:
             )
         else:
             print(_planned(params, args.seed, args.tokenizer))
-    except (ValueError, MissingStage, TeacherError) as error:  # of data, of settings, of what a teacher wrote
+    except (Refusal, ValueError) as error:  # a ValueError where a teacher left a task without texts
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _setting(given: str) -> tuple[str, Any]:
+    """KEY=VALUE, with the value as YAML reads it."""
+    key, equals, value = given.partition("=")
+    try:
+        if not key or not equals:
+            raise ValueError
+        return key, yaml.safe_load(value)
+    except (ValueError, yaml.YAMLError):
+        raise ParamsError(f"--set {given[:100]}: write KEY=VALUE, e.g. elm24.teacher=hf") from None
 
 
 def _planned(params: Params, seed: int, tokenizer: str | None) -> str:

@@ -14,10 +14,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ilm_lib.devices import use_bfloat16
-from ilm_lib.progress import progress
+from ilm_lib.errors import Refusal
+from ilm_lib.progress import progress, say
 from ilm_lib.settings import Optim
+from ilm_lib.train.state import load_state, save_state
 
 LossFn = Callable[[nn.Module, Any], Mapping[str, Tensor]]
+
+
+class Diverged(Refusal, FloatingPointError):
+    """A loss is no number any more; nothing of it was saved."""
 
 
 def fit(
@@ -46,7 +52,12 @@ def fit(
             a batch, as in phase 1, compare within each of them.
         evaluate: (model, step) -> named values, every `eval_every` steps and at the end.
         keep_best: a name among those; the weights of the highest value are restored at the end.
-        state: file for resumable state, written at every evaluation; a run that finds it goes on.
+        state: file for resumable state, written at every evaluation. A run that finds it goes on where settings,
+            seed and shapes are the same; what `batches` draws is not compared, so another run takes another file.
+
+    Raises:
+        StateError: the state can be neither written nor read.
+        Diverged: a loss is not finite.
 
     Returns:
         columns step, name, value, split ("train" or "heldout"); train values are means since the last row.
@@ -55,10 +66,17 @@ def fit(
     autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=use_bfloat16(optim.precision))
     model, optimizer = accelerator.prepare(model, _optimizer(parameters, optim))
     bare = accelerator.unwrap_model(model)
-    run = _Run(parameters, optimizer, label)
-    if state is not None and state.exists():
-        run.load(state, accelerator.device)
     every = eval_every or max(1, optim.steps // 20)
+    run = _Run(parameters, optimizer, label)
+    identity = {
+        "settings": optim.model_dump(mode="json"),
+        "seed": seed,
+        "eval_every": every,
+        "keep_best": keep_best,
+        "weights": [[str(p.dtype), *p.shape] for p in parameters],
+    }
+    if state is not None:
+        run.load(state, identity)
     log_every = max(1, min(every, optim.steps // 20))
     bare.train()
     for step in progress(range(run.done, optim.steps), label, total=optim.steps, initial=run.done):
@@ -84,7 +102,7 @@ def fit(
             run.log_evaluation(evaluate(bare, done), keep_best)
             bare.train()
         if state is not None and done % every == 0 and accelerator.is_main_process:
-            run.save(state)
+            run.save(state, identity)
     run.restore_best()
     bare.eval()
     return pd.DataFrame(run.rows, columns=["step", "name", "value", "split"])
@@ -107,10 +125,10 @@ class _Run:
 
     def log_losses(self) -> None:
         means = {name: float(total) / shares for name, (total, shares) in self.sums.items()}
-        if not all(map(math.isfinite, means.values())):
-            raise FloatingPointError(
-                f"{self.label}: the loss is not finite at step {self.done} ({means}); lower the "
-                "learning rate or use precision: float32"
+        if wrong := [name for name, mean in means.items() if not math.isfinite(mean)]:
+            raise Diverged(
+                f"{self.label}: the loss is not finite at step {self.done} ({', '.join(wrong)}). Lower the learning "
+                "rate, `lr` in its section of the profile, or set precision: float32"
             )
         self._log(means, "train")
         self.sums = {}
@@ -123,28 +141,29 @@ class _Run:
     def _log(self, values: Mapping[str, float], split: str) -> None:
         self.rows += [{"step": self.done, "name": n, "value": float(v), "split": split} for n, v in values.items()]
 
-    def save(self, state: Path) -> None:
-        temporary = state.with_suffix(".tmp")
-        torch.save(
-            {
-                "weights": [p.detach() for p in self.parameters],
-                "optimizer": self.optimizer.state_dict(),
-                "rows": self.rows,
-                "best": self.best,
-                "best_weights": self.best_weights,
-                "step": self.done,
-            },
-            temporary,
-        )
-        temporary.replace(state)
+    def save(self, state: Path, identity: Mapping[str, Any]) -> None:
+        tensors = {f"weights.{i}": p for i, p in enumerate(self.parameters)}
+        tensors |= {f"best.{i}": value for i, value in enumerate(self.best_weights or ())}
+        for i, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{name}": value for name, value in values.items()}
+        save_state(state, tensors, {"run": identity, "step": self.done, "best": self.best, "rows": self.rows})
 
-    def load(self, state: Path, device: torch.device) -> None:
-        saved = torch.load(state, weights_only=True, map_location=device)
-        _restore(self.parameters, saved["weights"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.rows, self.best, self.best_weights, self.done = (
-            saved[k] for k in ("rows", "best", "best_weights", "step")
-        )
+    def load(self, state: Path, identity: Mapping[str, Any]) -> None:
+        if (saved := load_state(state, identity)) is None:
+            return
+        tensors, about = saved
+        optimizer: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, i, *name = key.split(".")
+            if kind == "optimizer":
+                optimizer.setdefault(int(i), {})[name[0]] = value
+        # The groups hold settings, and those of this run are the same.
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": optimizer})
+        _restore(self.parameters, [tensors[f"weights.{i}"] for i in range(len(self.parameters))])
+        if "best.0" in tensors:
+            self.best_weights = [tensors[f"best.{i}"].to(p.device) for i, p in enumerate(self.parameters)]
+        self.done, self.best, self.rows = about["step"], about["best"], about["rows"]
+        say(f"{self.label}: goes on after step {self.done}, from {state}")
 
     def restore_best(self) -> None:
         if self.best_weights is not None:

@@ -28,6 +28,7 @@ from ilm_lib.settings import Loss, Phase1, QFormerParams
 from ilm_lib.train.loop import fit
 from ilm_lib.train.losses import hard_negatives, interaction_loss, itc_loss, itg_loss, itm_loss, query_similarity
 from ilm_lib.train.pairs import TEXT_KINDS, Batches, Pairs
+from ilm_lib.train.state import STATE
 
 
 class Losses(nn.Module):
@@ -222,7 +223,7 @@ def run_phase1(
 
     Phase 2 starts from `qformer.safetensors`, the query tower alone; text tower and heads are in `phase1.safetensors`.
     """
-    model, codec, log = train_phase1(pairs, cf, qformer, params, wanted, seed=seed, state=folder / "state.pt")
+    model, codec, log = train_phase1(pairs, cf, qformer, params, wanted, seed=seed, state=folder / STATE)
     save_file(model.qformer.state_dict(), folder / "qformer.safetensors")
     save_file(model.own_weights(), folder / "phase1.safetensors")
     codec.tokenizer.save_pretrained(folder / "tokenizer")

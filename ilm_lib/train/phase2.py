@@ -19,6 +19,7 @@ from ilm_lib.model.ilm import ILM
 from ilm_lib.model.qformer import QFormer
 from ilm_lib.settings import Phase2, QFormerParams
 from ilm_lib.train.loop import fit
+from ilm_lib.train.state import STATE
 
 
 def new_encoder(
@@ -86,7 +87,7 @@ def train_phase2(
         evaluate=evaluate,
         eval_every=params.eval_every,
         keep_best="dev NDCG@10" if evaluate else None,
-        state=folder / "state.pt",
+        state=folder / STATE,
         label="phase 2",
     )
     ilm.cpu()

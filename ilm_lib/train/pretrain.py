@@ -14,6 +14,7 @@ from ilm_lib.files import write_json
 from ilm_lib.model.backbone import LanguageModel, load_backbone, new_backbone, weights_fingerprint
 from ilm_lib.settings import Backbone
 from ilm_lib.train.loop import fit
+from ilm_lib.train.state import STATE
 
 
 def pretrain(
@@ -37,7 +38,7 @@ def pretrain(
         batches,
         params,
         seed=seed,
-        state=folder / "state.pt",
+        state=folder / STATE,
         label="backbone",
     )
     model.cpu().save_pretrained(folder / "backbone")
