@@ -424,7 +424,7 @@ def test_a_saved_model_has_a_card_and_is_open_to_the_group(new_ilm, tmp_path, en
 
     example = re.search(r"```python\n(.*?)```", card.text, re.S)[1].replace("this folder", str(folder))
     example += "assert len(ilm.recommend(user=User(0), history=[Item(0), Item(1)], k=10)) == 10\n"
-    exec(compile(example, "model card", "exec"), {})  # noqa: S102 (our own card)
+    exec(compile(example, "model card", "exec"), {})
 
 
 def test_a_card_names_the_llm_it_refers_to_but_no_folder(new_ilm, tmp_path):

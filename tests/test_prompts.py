@@ -81,7 +81,7 @@ PRE_TOKENIZERS = {  # how tokenizers find words, and whether a text may be cut b
 @pytest.mark.parametrize("kind", PRE_TOKENIZERS)
 def test_any_tokenizer_gives_the_ids_of_the_whole_text(kind):
     split, may_cut = PRE_TOKENIZERS[kind]
-    raw = Tokenizer(models.BPE(unk_token="[UNK]"))  # noqa: S106
+    raw = Tokenizer(models.BPE(unk_token="[UNK]"))
     raw.pre_tokenizer = split
     if kind == "a text begins with a mark":
         raw.normalizer = normalizers.Prepend(" ")
@@ -92,7 +92,7 @@ def test_any_tokenizer_gives_the_ids_of_the_whole_text(kind):
             vocab_size=900, special_tokens=["[EOS]", "[UNK]"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
         ),
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="[EOS]")  # noqa: S106
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="[EOS]")
     encoder = PromptEncoder(tokenizer, 5, 0)
     assert encoder.cuts == may_cut
     prompts = [INDEXING.render(t.source, 1, [2, 0, 1] * ("{history}" in t.source)) for t in OUR_TEMPLATES]
