@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ilm_lib.errors import Refusal
-from ilm_lib.files import hold, read_json, sha256, write_json
+from ilm_lib.files import hold, read_json, sha256, write_json, write_text
 from ilm_lib.profiles import PACKAGE, ROOT, profile_path, report_dir, runs_dir
 
 _KEY = "ilm"  # in a notebook's metadata
@@ -45,27 +45,37 @@ class Executed:
     figures: dict[str, bytes]
 
 
-def carry(metadata: dict[str, Any], folder: Path, made_of: str) -> None:
-    """Put what a run left in `folder` (results.csv, claims.csv, figures/, stages.txt) into its notebook's metadata."""
+def write_executed(notebook: Mapping[str, Any], folder: Path, path: Path, *, made_of: str) -> None:
+    """Write an executed notebook that carries what its run left in a folder, sealed by a digest of all of it.
+
+    Args:
+        notebook: as JSON values.
+        folder: results.csv, claims.csv, figures/, stages.txt; each may be missing.
+    """
 
     def text(name: str) -> str:
         path = folder / name
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
-    figures = {p.stem: base64.b64encode(p.read_bytes()).decode() for p in sorted(folder.glob("figures/*.png"))}
-    metadata[_KEY] = {
+    carried = {
         "made_of": made_of,
         "stages": sorted(set(text("stages.txt").splitlines())),
         "results": text("results.csv"),
         "claims": text("claims.csv"),
-        "figures": figures,
+        "figures": {p.stem: base64.b64encode(p.read_bytes()).decode() for p in sorted(folder.glob("figures/*.png"))},
     }
+    whole = {**notebook, "metadata": {**notebook["metadata"], _KEY: carried}}
+    carried["seal"] = _digest(whole)
+    write_text(path, json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_executed(path: Path) -> Executed | None:
-    """An executed notebook with what it carries; None where there is none, or the grid has not finished it."""
+    """An executed notebook with what it carries; None where there is none, or it is not as the grid has left it."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["metadata"][_KEY]
+        whole = read_json(path)
+        found = whole["metadata"][_KEY]
+        if found.pop("seal") != _digest(whole):
+            return None
         figures = {name: base64.b64decode(data) for name, data in found["figures"].items()}
         stages = tuple(found["stages"])
         return Executed(path, found["made_of"], stages, found["results"], found["claims"], figures)

@@ -1,5 +1,6 @@
 """Reports as pages: notebooks, the first page of a profile, the pages above all reports, and what checks them."""
 
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from rough.plain import plain
 
 from ilm_lib import executed as executed_notebooks
-from ilm_lib.executed import carry, study_lock, write_plan
+from ilm_lib.executed import study_lock, write_executed, write_plan
 from ilm_lib.methods import METHODS
 from ilm_lib.report import browser, check, data_plots, site, style
 from ilm_lib.report.__main__ import main
@@ -46,7 +47,6 @@ def notebook(path, *, rows=(), claims=(), figures=()) -> None:
                                               new_output(**image, metadata={"image/png": {"alt": "A curve."}}),
                                               new_output(**image)]),
     ]  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
     made = new_notebook(cells=cells)
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -56,8 +56,7 @@ def notebook(path, *, rows=(), claims=(), figures=()) -> None:
             write_claims(folder / "claims.csv", claims)
         for figure in figures:
             style.save_figure(data_plots.plot_long_tail([3, 2, 1]), folder / "figures" / f"{figure}.png")
-        carry(made.metadata, folder, "of this and that")
-    nbformat.write(made, path)
+        write_executed(json.loads(nbformat.writes(made)), folder, path, made_of="this and that")
 
 
 def claim(sentence: str, verdict: str = "reproduced") -> Claim:

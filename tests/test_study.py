@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from ilm_lib.executed import carry
+from ilm_lib.executed import write_executed
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -71,11 +71,9 @@ def _nbval(notebooks: list[Path], folder: Path, env: dict[str, str]) -> subproce
 def _site(tmp_path: Path, env: dict[str, str]) -> None:
     """A report renders from notebooks that carry what these have left, and links to what is there."""
     executed = tmp_path / "runs/toy/notebooks"
-    executed.mkdir(parents=True)
     for path in NOTEBOOKS[:2]:
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        carry(notebook["metadata"], tmp_path / "runs/toy", "of nothing in particular")
-        (executed / path.name).write_text(json.dumps(notebook), encoding="utf-8")
+        write_executed(notebook, tmp_path / "runs/toy", executed / path.name, made_of="nothing in particular")
     (tmp_path / "runs/toy/study.json").write_text(json.dumps({"notebooks": [p.stem for p in NOTEBOOKS[:2]]}))
     subprocess.run(
         [sys.executable, "-m", "ilm_lib.report", "build", "toy"], cwd=tmp_path, env=env, check=True, capture_output=True

@@ -7,6 +7,7 @@ progress, and one line about an error.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from shlex import quote
 import nbformat
 import yaml
 
-from ilm_lib.executed import carry
+from ilm_lib.executed import write_executed
 from ilm_lib.profiles import ROOT
 from ilm_lib.progress import append_line
 from ilm_lib.study.plan import made_of, source
@@ -57,11 +58,7 @@ def run(name: str, home: Path) -> None:
         progress_bar=False,
         cwd=ROOT,
     )
-    carry(executed.metadata, folder, key)
-    nbformat.write(executed, folder / "notebook.ipynb")
-    target = home / "notebooks" / f"{name}.ipynb"
-    target.parent.mkdir(exist_ok=True)
-    os.replace(folder / "notebook.ipynb", target)
+    write_executed(json.loads(nbformat.writes(executed)), folder, home / "notebooks" / f"{name}.ipynb", made_of=key)
     shutil.rmtree(folder)
 
 

@@ -21,8 +21,8 @@ import pandas as pd
 import yaml
 
 from ilm_lib import load_params
-from ilm_lib.settings import merge
 from ilm_lib.study.scope import left_out
+from ilm_lib.values import merge
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 

@@ -5,7 +5,6 @@ One case a line: what is given, then words that the message must hold. `VALID` i
 
 import math
 import os
-import subprocess
 from copy import deepcopy
 
 import numpy as np
@@ -19,8 +18,7 @@ from ilm_lib import load_params, profiles
 from ilm_lib.baselines.cf import fit_cf, load_cf
 from ilm_lib.profiles import ROOT
 from ilm_lib.settings import READINGS, Params, ParamsError
-from ilm_lib.study import grid
-from ilm_lib.study.grid import parameters_file
+from ilm_lib.study import grid, plan
 
 INF, NAN, HUGE = math.inf, math.nan, 10**30
 OPENP5 = {"data.source": "openp5", "data.folder": "openp5/Mine", "data.name": "Mine"}
@@ -621,8 +619,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
     monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path / "runs"))
     monkeypatch.setenv("ILM_DATA_DIR", str(tmp_path / "data"))
-    run = lambda command, **_: started.append(command) or subprocess.CompletedProcess([], 0)
-    monkeypatch.setattr(grid.subprocess, "run", run)
+    monkeypatch.setattr(grid, "_follow", lambda command, *_: started.append(command) or (0, True))
     return started
 
 
@@ -659,7 +656,7 @@ def test_every_profile_of_params_loads_by_all_doors(tmp_path, monkeypatch, path)
     params = load_params(path.stem)
     assert params == load_params(path) == params.with_()
     assert load_params({"profile": "toy", **yaml.safe_load(path.read_text(encoding="utf-8"))}) == params
-    injected = yaml.safe_load(parameters_file(params).read_text(encoding="utf-8"))
+    injected = yaml.safe_load(plan.parameters(params, "01_data", {}))
     assert load_params({"__name__": "__main__", **injected}) == params
     assert load_params({"__name__": "__main__", **injected, "seed": 7, "seeds": [7, 8]}).report_seeds == (7, 8)
 
