@@ -161,10 +161,11 @@ def test_a_frozen_llm_costs_no_weight_gradients(new_ilm):
         ilm.llm.requires_grad_(not frozen)
         with FlopCounterMode(display=False) as counter:
             ilm(batch).loss.backward()
-        flops.append(counter.get_total_flops())
+        counts = counter.get_flop_counts()["Global"].items()
+        flops.append(sum(count for op, count in counts if "mm" in str(op)))  # PyTorch 2.15 counts attention, too
         buffers = [p for p in ilm.llm.parameters() if p.grad is not None]
         assert not buffers if frozen else buffers
-    assert flops[0] < 0.75 * flops[1]  # forward and back to the inputs: two thirds, and what attention costs
+    assert flops[0] < 0.75 * flops[1]  # forward and back to the inputs: two thirds
 
 
 def test_a_changed_weight_changes_the_fingerprint(new_llm):

@@ -124,7 +124,7 @@ class Room(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer, room: int = 64):
         super().__init__()
-        self.is_initialized, self.dtype, self.device = True, layer.dtype, layer.device
+        self.is_initialized, self.dtype, self.device = True, layer.keys.dtype, layer.keys.device
         self.length, self.room = layer.keys.shape[-2], room
         self._grow(layer.keys, layer.values, self.length + room)
 
