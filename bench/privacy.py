@@ -1,0 +1,274 @@
+"""A membership test: what of users' histories can be read back from the folder that `save_pretrained` writes.
+
+    python -m bench.privacy ml100k 0 1 2     train what is missing (an hour of a core a seed), attack, write, show
+    python -m bench.privacy                  the table of what was written, as PRIVACY.md has it
+
+The attacker has the folder and asks, of half of the users, whether an item was in a user's history. Members are the
+items of the training part. Non-members are items that the user never had, drawn uniformly or in the tenth of the
+catalogue that a member's popularity is in, and the user's own dev and test items: taste is the same in these, so what
+is left is memory, but for what changes with time. The other half of the users trains an LLM that read nothing of those
+attacked. Rows go to reports/privacy/results.csv. For profiles with an LLM of our own.
+
+Expected, written before the first result (AUC against uniform, same popularity, own held-out items):
+- vectors of users and items: .97, .95, .85; they were fitted to these very items.
+- frozen LLM with number and vector: .88, .75, .65: the encoder passes on a part of what the vector holds.
+- number alone, in the frozen LLM that read everybody's prompts: .75, .54, .53: it read a mention of an item once to
+  three times, and its few weights remember little of it beside popularity.
+- number alone, in an LLM that read other users' prompts: as popularity.
+- fully trained: with number and vector a little above frozen; number alone above that of the frozen LLM, by .01 to .05
+  after as many steps, by more after three times as many.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import rankdata
+
+from bench import privacy_models
+from ilm_lib.baselines.cf import CFEmbeddings, fit_cf
+from ilm_lib.data import Dataset
+from ilm_lib.model.exhaustive import score_all
+from ilm_lib.model.ilm import ILM
+from ilm_lib.model.prompts import Prompt
+from ilm_lib.profiles import ROOT, load_params
+from ilm_lib.settings import Params
+from ilm_lib.study import inputs
+
+RESULTS = ROOT / "reports" / "privacy" / "results.csv"
+FALSE_POSITIVES = 0.01
+AGAINST = ("uniform", "popularity", "own held-out")
+#: What a row of the results is about, besides `against` and `seed`.
+ABOUT = ["llm", "trained", "score", "calibrated"]
+
+# ---------------------------------------------------------------- who is a member
+
+
+def deciles(popularity: np.ndarray) -> np.ndarray:
+    """(I,) 0 to 9: the tenth of the catalogue that an item's popularity puts it in; ties by row."""
+    return (rankdata(popularity, method="ordinal").astype(int) - 1) * 10 // len(popularity)
+
+
+def non_members(data: Dataset, user: int, tenth: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Item rows to set against a user's members, by kind.
+
+    Args:
+        tenth: (I,) `deciles` of the items; of "popularity" there is one for each member, where the tenth has any.
+    """
+    members, free = np.unique(data.train_sequence(user)), np.setdiff1d(np.arange(data.num_items), data.sequence(user))
+    free_in = [free[tenth[free] == t] for t in range(10)]
+    matched = [rng.choice(free_in[t]) for t in tenth[members] if len(free_in[t])]
+    return {
+        "uniform": rng.choice(free, len(members)),
+        "popularity": np.array(matched, dtype=int),
+        "own held-out": np.setdiff1d(data.sequence(user)[-2:], members),
+    }
+
+
+# ---------------------------------------------------------------- the attack's arithmetic
+
+
+def auc(members: np.ndarray, others: np.ndarray) -> float:
+    """How often a member's score is above a non-member's, ties counting half; NaN where one kind is missing."""
+    if not len(members) or not len(others):
+        return float("nan")
+    ranks = rankdata(np.concatenate([members, others]))[: len(members)]
+    return float((ranks.sum() - len(members) * (len(members) + 1) / 2) / (len(members) * len(others)))
+
+
+def threshold(others: np.ndarray, rate: float = FALSE_POSITIVES) -> float:
+    """The score that at most `rate` of the non-members exceed."""
+    return float(np.sort(others)[::-1][int(rate * len(others))])
+
+
+def attack(scores: np.ndarray, members: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> pd.DataFrame:
+    """(U', I) scores as claims of membership; a row a user.
+
+    Returns:
+        auc: within the user.
+        tpr: share of the user's members above the score that 1% of all users' non-members exceed.
+    """
+    high = threshold(np.concatenate([row[o] for row, o in zip(scores, others)]))
+    rows = [(auc(row[m], row[o]), float((row[m] > high).mean())) for row, m, o in zip(scores, members, others)]
+    return pd.DataFrame(rows, columns=["auc", "tpr"])
+
+
+def calibrate(scores: np.ndarray) -> np.ndarray:
+    """Scores less what the item has with the other users: what is left is about this one."""
+    return scores - scores.mean(0)
+
+
+# ---------------------------------------------------------------- what a folder tells
+
+
+def folder_scores(ilm: ILM, users: np.ndarray) -> dict[str, np.ndarray]:
+    """(U', I) log probabilities of all items as answers about `users`, by what the prompt holds of a user."""
+    own, number = log_probabilities(ilm, users), log_probabilities(ilm, users, slots=False)
+    kept = ilm.cf.clone()
+    ilm.cf[ilm.num_items + users] = kept[ilm.num_items + np.roll(users, 1)]
+    mixed = log_probabilities(ilm, users)  # row i: the number of user i, the vector of the one before
+    ilm.cf.copy_(kept)
+    return {
+        "number and vector": own,
+        "number alone": number,
+        "number, another's vector": mixed,
+        "vector, another's number": np.roll(mixed, -1, axis=0),
+        "number and vector, less number alone": own - number,
+    }
+
+
+@torch.no_grad()
+def log_probabilities(ilm: ILM, users: np.ndarray, *, slots: bool = True, batch_size: int = 64) -> np.ndarray:
+    """(U', I) log probability of every item as the answer to the folder's straightforward prompt.
+
+    Args:
+        slots: with users' vectors; else the LLM reads the text alone.
+    """
+    c = ilm.catalogue
+    assert c is not None, "a folder without a catalogue has no prompts"
+    prompts: list[Prompt] = [c.indexing.render(c.straightforward, int(u)) for u in users]
+    if not slots:
+        prompts = [[part for part in prompt if isinstance(part, str)] for prompt in prompts]
+    parts = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
+    return torch.cat([score_all(ilm.llm, ilm.prefill(part), ilm.trie) for part in parts]).cpu().numpy()
+
+
+def vector_scores(cf: CFEmbeddings, users: np.ndarray) -> dict[str, np.ndarray]:
+    """(U', I) what vectors say without any model."""
+    unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return {"dot product": cf.user[users] @ cf.item.T, "cosine": unit(cf.user[users]) @ unit(cf.item).T}
+
+
+# ---------------------------------------------------------------- all of it
+
+
+def measure(params: Params, seeds: Sequence[int]) -> pd.DataFrame:
+    """Rows of every model, score, kind of non-member and seed, a row a user."""
+    data = inputs.dataset(params)
+    users, rng = privacy_models.attacked(data.num_users), np.random.default_rng(0)
+    train = data.train_matrix()
+    tenth = deciles(np.asarray(train.sum(0)).ravel())
+    members = [np.unique(data.train_sequence(u)) for u in users]
+    drawn = [non_members(data, u, tenth, rng) for u in users]
+    others = {kind: [of_user[kind] for of_user in drawn] for kind in AGAINST}
+
+    def attacks(scores: np.ndarray, members: Sequence[np.ndarray], **about: Any) -> Iterator[pd.DataFrame]:
+        both = [(False, scores), (True, calibrate(scores))]
+        for name, values in both[: 1 + (about["score"] != "popularity")]:  # it differs by the user's own items alone
+            for kind in AGAINST:
+                found = attack(values, members, others[kind])
+                yield found.assign(user=users, against=kind, calibrated=name, **about)
+
+    found: list[pd.DataFrame] = []
+    for seed in seeds:
+        bare: dict[str, Any] = {"llm": "none", "trained": "none", "seed": seed}
+        popularity = np.asarray(train.sum(0)) - train[users].toarray()  # what the others had
+        found += attacks(popularity, members, score="popularity", **bare)
+        left_out = [rng.choice(m, len(m) // 2, replace=False) for m in members]
+        for score, values in vector_scores(fitted_without(params, data, seed, users, left_out), users).items():
+            found += attacks(values, left_out, score=f"{score}, members left out of the fit", **bare)
+        for score, values in vector_scores(inputs.cf_embeddings(inputs.embeddings(params, seed)), users).items():
+            found += attacks(values, members, score=score, **bare)
+        for model in privacy_models.models(params, seed):
+            print(f"▶ seed {seed}: an LLM that read prompts of {model.llm}; learned: {model.trained}", flush=True)
+            about = {"llm": model.llm, "trained": model.trained, "seed": seed, "dev": model.dev}
+            for score, values in folder_scores(ILM.from_pretrained(model.folder), users).items():
+                found += attacks(values, members, score=score, **about)
+    return pd.concat(found, ignore_index=True)
+
+
+def fitted_without(
+    params: Params, data: Dataset, seed: int, users: np.ndarray, items: Sequence[np.ndarray]
+) -> CFEmbeddings:
+    """The embeddings of a profile as if `users` had not had `items`, their rows: taste without memory."""
+    train = data.train_matrix().tolil()
+    for user, without in zip(users, items):
+        train[user, without] = 0
+    train = train.tocsr()
+    train.eliminate_zeros()
+    return fit_cf(train, **params.embeddings.model_dump(exclude={"file"}), seed=seed)
+
+
+def summary(found: pd.DataFrame) -> pd.DataFrame:
+    """Means with standard errors: a row a seed, and one over the seeds, `seed` "mean".
+
+    `auc_se_users` is that over users (of their means over the seeds, in the rows "mean"), `auc_se_seeds` that over
+    seeds; the same for `tpr`. `dev` is the model's NDCG@10 on the dev items of 200 users, history kept.
+    """
+    rows = []
+    for key, group in found.groupby([*ABOUT, "against"], sort=False):
+        cells = {name: group.pivot(index="seed", columns="user", values=name) for name in ("auc", "tpr")}
+        dev = group.groupby("seed")["dev"].first()
+        for seed in [*dev.index, "mean"]:
+            row: dict[str, Any] = {**dict(zip([*ABOUT, "against"], key)), "seed": seed}
+            for name, cell in cells.items():
+                of_users = (cell if seed == "mean" else cell.loc[[seed]]).mean(axis=0).dropna()
+                row |= {"users": len(of_users), name: of_users.mean(), f"{name}_se_users": standard_error(of_users)}
+                row[f"{name}_se_seeds"] = standard_error(cell.mean(axis=1)) if seed == "mean" else np.nan
+            rows.append(row | {"dev": dev.mean() if seed == "mean" else dev[seed]})
+    return pd.DataFrame(rows)
+
+
+def standard_error(values: pd.Series) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+# ---------------------------------------------------------------- the page's table
+
+#: Rows of the table: what the attacker has, and the row of the results that it is.
+SHOWN: Mapping[str, tuple[str, str, str]] = {
+    "nothing but what is popular": ("none", "none", "popularity"),
+    "**vectors** of users and items": ("none", "none", "dot product"),
+    "the same, fitted without the items asked for": ("none", "none", "dot product, members left out of the fit"),
+    "**frozen LLM**: number and vector": ("all users", "encoder", "number and vector"),
+    "vector with another user's number": ("all users", "encoder", "vector, another's number"),
+    "number alone": ("all users", "encoder", "number alone"),
+    "**frozen LLM of other users**: number and vector": ("other users", "encoder", "number and vector"),
+    "number alone ": ("other users", "encoder", "number alone"),
+    "**fully trained**, from the LLM of other users: number alone": ("other users", "encoder and LLM", "number alone"),
+    "**fully trained**: number and vector": ("all users", "encoder and LLM", "number and vector"),
+    "number alone  ": ("all users", "encoder and LLM", "number alone"),
+    "**fully trained, longer**: number and vector": ("all users", privacy_models.LONGER, "number and vector"),
+    "number alone   ": ("all users", privacy_models.LONGER, "number alone"),
+}
+
+
+def table(results: pd.DataFrame) -> str:
+    """`SHOWN` as Markdown: AUC ± standard error over users, and the true positive rate."""
+    lines = [
+        "| the attacker has | uniform | same popularity | own held-out | found at 1% false alarms |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for words, about in SHOWN.items():
+        rows = results[(results["seed"] == "mean") & ~results["calibrated"]]
+        rows = rows[(rows[["llm", "trained", "score"]] == about).all(axis=1)].set_index("against")
+        if rows.empty:
+            continue
+        cells = [plus_minus(rows.loc[kind, "auc"], rows.loc[kind, "auc_se_users"]) for kind in AGAINST]
+        found = f"{rows.loc['popularity', 'tpr']:.1%}"
+        lines.append(f"| {' | '.join([words.strip(), *cells, found])} |")
+    return "\n".join(lines)
+
+
+def plus_minus(value: float, error: float) -> str:
+    return f"{value:.3f} ± {error:.3f}".replace("0.", ".")
+
+
+def main(profile: str, seeds: Sequence[int]) -> None:
+    params = load_params(profile)
+    inputs.data(params, build=True)
+    for seed in seeds:
+        inputs.embeddings(params, seed, build=True)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    summary(measure(params, seeds)).to_csv(RESULTS, index=False, float_format="%.4f")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(sys.argv[1], [int(seed) for seed in sys.argv[2:]] or [0])
+    print(table(pd.read_csv(RESULTS)))
