@@ -49,20 +49,22 @@ ABOUT = ["llm", "trained", "score", "calibrated"]
 # ---------------------------------------------------------------- who is a member
 
 
-def deciles(popularity: np.ndarray) -> np.ndarray:
-    """(I,) 0 to 9: the tenth of the catalogue that an item's popularity puts it in; ties by row."""
-    return (rankdata(popularity, method="ordinal").astype(int) - 1) * 10 // len(popularity)
+def tenths(counts: np.ndarray, popularity: np.ndarray) -> np.ndarray:
+    """0 to 9: the tenth of the catalogue, by `popularity` (I,), that items of these counts are in."""
+    return np.searchsorted(np.sort(popularity), counts) * 10 // len(popularity)
 
 
-def non_members(data: Dataset, user: int, tenth: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def non_members(data: Dataset, user: int, popularity: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Item rows to set against a user's members, by kind.
 
     Args:
-        tenth: (I,) `deciles` of the items; of "popularity" there is one for each member, where the tenth has any.
+        popularity: (I,) how many users have an item; the user's own having it does not count for a member. Of
+            "popularity" there is one non-member for each member, where the tenth has any.
     """
     members, free = np.unique(data.train_sequence(user)), np.setdiff1d(np.arange(data.num_items), data.sequence(user))
-    free_in = [free[tenth[free] == t] for t in range(10)]
-    matched = [rng.choice(free_in[t]) for t in tenth[members] if len(free_in[t])]
+    free_tenth = tenths(popularity[free], popularity)
+    free_in = [free[free_tenth == t] for t in range(10)]
+    matched = [rng.choice(free_in[t]) for t in tenths(popularity[members] - 1, popularity) if len(free_in[t])]
     return {
         "uniform": rng.choice(free, len(members)),
         "popularity": np.array(matched, dtype=int),
@@ -152,9 +154,9 @@ def measure(params: Params, seeds: Sequence[int]) -> pd.DataFrame:
     data = inputs.dataset(params)
     users, rng = privacy_models.attacked(data.num_users), np.random.default_rng(0)
     train = data.train_matrix()
-    tenth = deciles(np.asarray(train.sum(0)).ravel())
+    popularity = np.asarray(train.sum(0)).ravel()
     members = [np.unique(data.train_sequence(u)) for u in users]
-    drawn = [non_members(data, u, tenth, rng) for u in users]
+    drawn = [non_members(data, u, popularity, rng) for u in users]
     others = {kind: [of_user[kind] for of_user in drawn] for kind in AGAINST}
 
     def attacks(scores: np.ndarray, members: Sequence[np.ndarray], **about: Any) -> Iterator[pd.DataFrame]:
@@ -167,8 +169,7 @@ def measure(params: Params, seeds: Sequence[int]) -> pd.DataFrame:
     found: list[pd.DataFrame] = []
     for seed in seeds:
         bare: dict[str, Any] = {"llm": "none", "trained": "none", "seed": seed}
-        popularity = np.asarray(train.sum(0)) - train[users].toarray()  # what the others had
-        found += attacks(popularity, members, score="popularity", **bare)
+        found += attacks(popularity - train[users].toarray(), members, score="popularity", **bare)  # with others
         left_out = [rng.choice(m, len(m) // 2, replace=False) for m in members]
         for score, values in vector_scores(fitted_without(params, data, seed, users, left_out), users).items():
             found += attacks(values, left_out, score=f"{score}, members left out of the fit", **bare)

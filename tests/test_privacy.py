@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import privacy_models
-from bench.privacy import attack, auc, calibrate, deciles, folder_scores, non_members, summary, threshold
+from bench.privacy import attack, auc, calibrate, folder_scores, non_members, summary, tenths, threshold
 
 USERS, ITEMS = 60, 200
 
@@ -64,20 +64,21 @@ def test_calibration_takes_what_all_users_share():
     assert np.unravel_index(calibrate(own + shared).argmax(), own.shape) == (3, 7)
 
 
-def test_deciles_are_of_one_size_and_rise():
-    tenth = deciles(np.arange(ITEMS)[::-1])
-    assert np.bincount(tenth).tolist() == [ITEMS // 10] * 10 and tenth[0] == 9 and tenth[-1] == 0
+def test_tenths_are_of_one_size_and_rise():
+    popularity = np.random.default_rng(0).permutation(ITEMS)
+    assert np.bincount(tenths(popularity, popularity)).tolist() == [ITEMS // 10] * 10
+    assert tenths(np.array([-1, 0, ITEMS - 1]), popularity).tolist() == [0, 0, 9]
 
 
 def test_non_members_are_what_a_user_never_had(data):
     popularity = np.bincount(data.train_matrix().indices, minlength=data.num_items)
-    tenth = deciles(popularity)
     for user in range(data.num_users):
-        of_user = non_members(data, user, tenth, np.random.default_rng(user))
+        of_user = non_members(data, user, popularity, np.random.default_rng(user))
         sequence, members = data.sequence(user), np.unique(data.train_sequence(user))
         assert len(of_user["uniform"]) == len(members) and not np.isin(of_user["uniform"], sequence).any()
         assert not np.isin(of_user["popularity"], sequence).any()
-        assert set(tenth[of_user["popularity"]]) <= set(tenth[members])
+        wanted = tenths(popularity[members] - 1, popularity)
+        assert set(tenths(popularity[of_user["popularity"]], popularity)) <= set(wanted)
         assert set(of_user["own held-out"]) == set(sequence[-2:]) - set(members)
 
 
