@@ -110,7 +110,10 @@ def calibrate(scores: np.ndarray) -> np.ndarray:
 
 def folder_scores(ilm: ILM, users: np.ndarray) -> dict[str, np.ndarray]:
     """(U', I) log probabilities of all items as answers about `users`, by what the prompt holds of a user."""
-    own, number = log_probabilities(ilm, users), log_probabilities(ilm, users, slots=False)
+    number = log_probabilities(ilm, users, slots=False)
+    if ilm.encoder is None:
+        return {"number alone": number}
+    own = log_probabilities(ilm, users)
     kept = ilm.cf.clone()
     ilm.cf[ilm.num_items + users] = kept[ilm.num_items + np.roll(users, 1)]
     mixed = log_probabilities(ilm, users)  # row i: the number of user i, the vector of the one before
@@ -124,7 +127,6 @@ def folder_scores(ilm: ILM, users: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-@torch.no_grad()
 def log_probabilities(ilm: ILM, users: np.ndarray, *, slots: bool = True, batch_size: int = 64) -> np.ndarray:
     """(U', I) log probability of every item as the answer to the folder's straightforward prompt.
 
@@ -137,12 +139,44 @@ def log_probabilities(ilm: ILM, users: np.ndarray, *, slots: bool = True, batch_
     if not slots:
         prompts = [[part for part in prompt if isinstance(part, str)] for prompt in prompts]
     parts = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
-    return torch.cat([score_all(ilm.llm, ilm.prefill(part), ilm.trie) for part in parts]).cpu().numpy()
+    scores = one_token if distinct_token(ilm) is not None else every_token
+    return torch.cat([scores(ilm, part) for part in parts]).cpu().numpy()
+
+
+def distinct_token(ilm: ILM) -> int | None:
+    """Where the answers of all items differ, if that is one token and all else is the same."""
+    answers = [ilm.prompts.answer_ids(answer) for answer in answers_of(ilm)]
+    if len({len(a) for a in answers}) > 1:
+        return None
+    differ = np.flatnonzero((np.array(answers) != np.array(answers[0])).any(0))
+    return int(differ[0]) if len(differ) == 1 else None
+
+
+def answers_of(ilm: ILM) -> list[str]:
+    c = ilm.catalogue
+    assert c is not None
+    return [c.indexing.answer(c.target, row) for row in range(ilm.num_items)]
+
+
+@torch.no_grad()
+def one_token(ilm: ILM, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """(B, I) log probability of the token that tells items apart, after the words that lead up to it."""
+    place, answers = distinct_token(ilm), answers_of(ilm)
+    batch = ilm.encode(prompts, answers=answers[:1] * len(prompts))
+    logits = ilm(batch, use_cache=False).logits.float().view(len(prompts), -1, ilm.llm.config.vocab_size)[:, place]
+    tokens = torch.tensor([ilm.prompts.answer_ids(answer)[place] for answer in answers], device=ilm.device)
+    return logits.log_softmax(-1)[:, tokens]
+
+
+@torch.no_grad()
+def every_token(ilm: ILM, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """(B, I) log probability of whole answers."""
+    return score_all(ilm.llm, ilm.prefill(prompts), ilm.trie)
 
 
 def vector_scores(cf: CFEmbeddings, users: np.ndarray) -> dict[str, np.ndarray]:
     """(U', I) what vectors say without any model."""
-    unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)  # one may be all zeros
     return {"dot product": cf.user[users] @ cf.item.T, "cosine": unit(cf.user[users]) @ unit(cf.item).T}
 
 
@@ -224,13 +258,13 @@ def standard_error(values: pd.Series) -> float:
 #: Rows of the table: what the attacker has, and the row of the results that it is.
 SHOWN: Mapping[str, tuple[str, str, str]] = {
     "nothing but what is popular": ("none", "none", "popularity"),
-    "**vectors** of users and items": ("none", "none", "dot product"),
-    "the same, fitted without the items asked for": ("none", "none", "dot product, members left out of the fit"),
+    "**vectors** of users and items": ("none", "none", "cosine"),
+    "the same, fitted without the items asked for": ("none", "none", "cosine, members left out of the fit"),
     "**frozen LLM**: number and vector": ("all users", "encoder", "number and vector"),
     "vector with another user's number": ("all users", "encoder", "vector, another's number"),
     "number alone": ("all users", "encoder", "number alone"),
     "**frozen LLM of other users**: number and vector": ("other users", "encoder", "number and vector"),
-    "number alone ": ("other users", "encoder", "number alone"),
+    "number alone ": ("other users", "nothing", "number alone"),
     "**fully trained**, from the LLM of other users: number alone": ("other users", "encoder and LLM", "number alone"),
     "**fully trained**: number and vector": ("all users", "encoder and LLM", "number and vector"),
     "number alone  ": ("all users", "encoder and LLM", "number alone"),

@@ -1,8 +1,8 @@
 """The models that `bench.privacy` attacks, trained and saved as one shares them.
 
 Two LLMs: one that read the prompts of all users, as in the study, and one that read those of the half that is not
-attacked. On each: ILM as it is, with only its encoder trained, and one whose LLM learns too, for as many steps. On the
-first also one whose LLM learns for up to three times as many, the best checkpoint on the dev items.
+attacked. Of each: the LLM alone; ILM as it is, with only its encoder trained; and one whose LLM learns too, for as many
+steps. Of the first also one whose LLM learns for up to three times as many, its best checkpoint on the dev items.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Model(NamedTuple):
 
     Attributes:
         llm: whose prompts the LLM read before phase 2: "all users" or "other users".
-        trained: in phase 2: "encoder", "encoder and LLM" or `LONGER`.
+        trained: in phase 2: "nothing", "encoder", "encoder and LLM" or `LONGER`.
         folder: what `save_pretrained` wrote.
-        dev: NDCG@10 on the dev items, history kept, both tasks.
+        dev: NDCG@10 on the dev items of 200 users, history kept, both tasks; NaN where nothing was trained.
     """
 
     llm: str
@@ -59,7 +59,7 @@ def attacked(num_users: int) -> np.ndarray:
 def models(params: Params, seed: int) -> list[Model]:
     """All models of a seed; those that are missing are trained first."""
     read, unread = ("all users", stages.backbone(params, seed, build=True)), ("other users", others_llm(params, seed))
-    plan = [(read, "encoder"), (read, "encoder and LLM"), (unread, "encoder"), (unread, "encoder and LLM")]
+    plan = [(llm, how) for llm in (read, unread) for how in ("nothing", "encoder", "encoder and LLM")]
     return [trained(params, seed, llm, name, how) for (name, llm), how in [*plan, (read, LONGER)]]
 
 
@@ -120,18 +120,29 @@ def trained(params: Params, seed: int, llm: Artifact, llm_name: str, how: str) -
     identity = [how, seed, settings.model_dump(), *(a.key for a in given.values())]
     given |= {"qformer": params.qformer, "settings": settings, "batch_size": params.evaluation.batch_size, "seed": seed}
     folder = kept(params, "model", identity, lambda folder: make(folder, **given, **inputs.wording(params)))
+    if how == "nothing":
+        return Model(llm_name, how, folder / "model", float("nan"))
     log = pd.read_parquet(folder / "log.parquet")
     return Model(llm_name, how, folder / "model", float(log.loc[log["name"] == "dev NDCG@10", "value"].max()))
 
 
-def make_frozen(folder: Path, *, data: Artifact, cf: Artifact, llm: Artifact, settings: Phase2, **rest: Any) -> None:
-    """Phase 2 as the library has it; leave the model."""
-    stages.make_phase2(folder, data=data, cf=cf, llm=llm, encoder="qformer", settings=settings, shuffled=False, **rest)
+def save(folder: Path, cf: Artifact, llm: Artifact, after: Artifact | None, settings: Phase2, rest: Any) -> None:
+    """Leave the model as one shares it."""
     wording = {name: rest[name] for name in ("templates", "history_max", "history_separator")}
-    tasks = inputs.tasks_of(data, **wording)
-    after = Artifact("phase2", folder.name, folder)
+    tasks = inputs.tasks_of(rest["data"], **wording)
     ilm = stages.trained_ilm(llm, cf, after, tasks=tasks, item_positions=settings.item_positions)
     ilm.save_pretrained(folder / "model")
+
+
+def make_bare(folder: Path, *, cf: Artifact, llm: Artifact, settings: Phase2, **rest: Any) -> None:
+    """The LLM alone; leave the model."""
+    save(folder, cf, llm, None, settings, rest)
+
+
+def make_frozen(folder: Path, *, cf: Artifact, llm: Artifact, settings: Phase2, **rest: Any) -> None:
+    """Phase 2 as the library has it; leave the model."""
+    stages.make_phase2(folder, cf=cf, llm=llm, encoder="qformer", settings=settings, shuffled=False, **rest)
+    save(folder, cf, llm, Artifact("phase2", folder.name, folder), settings, rest)
 
 
 def make_full(
@@ -170,6 +181,7 @@ def make_full(
 
 
 TRAINED: dict[str, tuple[Callable[..., None], int]] = {
+    "nothing": (make_bare, 1),
     "encoder": (make_frozen, 1),
     "encoder and LLM": (make_full, 1),
     LONGER: (make_full, 3),

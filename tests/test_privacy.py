@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import tiny_llm
 
-from bench import privacy_models
+from bench import privacy, privacy_models
 from bench.privacy import attack, auc, calibrate, folder_scores, non_members, summary, tenths, threshold
+from ilm_lib.model.ilm import ILM
+from ilm_lib.model.tokenizer import train_tokenizer
 
 USERS, ITEMS = 60, 200
 
@@ -96,6 +99,27 @@ def test_a_folder_is_asked_with_and_without_vectors(new_ilm):
     with torch.no_grad():
         ilm.cf[ilm.num_items + 4] = before[ilm.num_items + 1]
     assert np.allclose(folder_scores(ilm, users)["number and vector"][1], mixed[1], atol=1e-5)
+
+
+def test_the_bare_llm_has_a_number_alone(new_ilm):
+    assert folder_scores(new_ilm("none").eval(), np.array([0, 2])).keys() == {"number alone"}
+
+
+def test_items_that_are_a_token_each_are_scored_by_that_token(tasks, data):
+    tokenizer = train_tokenizer(tasks.corpus(50), 400, whole=tasks.indexing.names())
+    llm = tiny_llm("llama", len(tokenizer), bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
+    ilm = ILM(llm, tokenizer, None, torch.zeros(data.num_items + data.num_users, 4), data.num_items, tasks.catalogue())
+    place, answers = privacy.distinct_token(ilm), [ilm.prompts.answer_ids(a) for a in privacy.answers_of(ilm)]
+    assert place is not None
+    prompts = [tasks.indexing.render(ilm.catalogue.straightforward, user) for user in (0, 3)]
+    found = privacy.one_token(ilm.eval(), prompts)
+    for row, prompt in zip(found, prompts):
+        ids = torch.tensor([[*ilm.prompts.encode(prompt)[0], *answers[0][:place]]])
+        with torch.no_grad():
+            expected = llm(ids).logits[0, -1].log_softmax(-1)[[answer[place] for answer in answers]]
+        assert torch.allclose(row, expected, atol=1e-4)
+    other = ILM(llm, train_tokenizer(tasks.corpus(50), 400), None, ilm.cf, data.num_items, tasks.catalogue())
+    assert privacy.distinct_token(other) is None  # two digits a token
 
 
 def test_the_llm_of_other_users_reads_nothing_of_those_attacked(tasks):
