@@ -1,7 +1,8 @@
 """A membership test: what of users' histories can be read back from the folder that `save_pretrained` writes.
 
-    python -m bench.privacy ml100k 0 1 2     train what is missing (an hour of a core a seed), attack, write, show
-    python -m bench.privacy                  the table of what was written, as PRIVACY.md has it
+    python -m bench.privacy ml100k 0 1 2             train what is missing (an hour of a core a seed), attack, write
+    python -m bench.privacy ml100k 0 1 2 --as-is     attack what is trained already
+    python -m bench.privacy                          the table of what was written, as PRIVACY.md has it
 
 The attacker has the folder and asks, of half of the users, whether an item was in a user's history. Members are the
 items of the training part. Non-members are items that the user never had, drawn uniformly or in the tenth of the
@@ -22,7 +23,7 @@ Expected, written before the first result (AUC against uniform, same popularity,
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -183,8 +184,12 @@ def vector_scores(cf: CFEmbeddings, users: np.ndarray) -> dict[str, np.ndarray]:
 # ---------------------------------------------------------------- all of it
 
 
-def measure(params: Params, seeds: Sequence[int]) -> pd.DataFrame:
-    """Rows of every model, score, kind of non-member and seed, a row a user."""
+def measure(params: Params, seeds: Sequence[int], *, build: bool = True) -> pd.DataFrame:
+    """Rows of every model, score, kind of non-member and seed, a row a user.
+
+    Args:
+        build: train the models that are missing; else they are left out.
+    """
     data = inputs.dataset(params)
     users, rng = privacy_models.attacked(data.num_users), np.random.default_rng(0)
     train = data.train_matrix()
@@ -209,7 +214,7 @@ def measure(params: Params, seeds: Sequence[int]) -> pd.DataFrame:
             found += attacks(values, left_out, score=f"{score}, members left out of the fit", **bare)
         for score, values in vector_scores(inputs.cf_embeddings(inputs.embeddings(params, seed)), users).items():
             found += attacks(values, members, score=score, **bare)
-        for model in privacy_models.models(params, seed):
+        for model in privacy_models.models(params, seed, build=build):
             print(f"▶ seed {seed}: an LLM that read prompts of {model.llm}; learned: {model.trained}", flush=True)
             about = {"llm": model.llm, "trained": model.trained, "seed": seed, "dev": model.dev}
             for score, values in folder_scores(ILM.from_pretrained(model.folder), users).items():
@@ -255,38 +260,43 @@ def standard_error(values: pd.Series) -> float:
 
 # ---------------------------------------------------------------- the page's table
 
-#: Rows of the table: what the attacker has, and the row of the results that it is.
-SHOWN: Mapping[str, tuple[str, str, str]] = {
-    "nothing but what is popular": ("none", "none", "popularity"),
-    "**vectors** of users and items": ("none", "none", "cosine"),
-    "the same, fitted without the items asked for": ("none", "none", "cosine, members left out of the fit"),
-    "**frozen LLM**: number and vector": ("all users", "encoder", "number and vector"),
-    "vector with another user's number": ("all users", "encoder", "vector, another's number"),
-    "number alone": ("all users", "encoder", "number alone"),
-    "**frozen LLM of other users**: number and vector": ("other users", "encoder", "number and vector"),
-    "number alone ": ("other users", "nothing", "number alone"),
-    "**fully trained**, from the LLM of other users: number alone": ("other users", "encoder and LLM", "number alone"),
-    "**fully trained**: number and vector": ("all users", "encoder and LLM", "number and vector"),
-    "number alone  ": ("all users", "encoder and LLM", "number alone"),
-    "**fully trained, longer**: number and vector": ("all users", privacy_models.LONGER, "number and vector"),
-    "number alone   ": ("all users", privacy_models.LONGER, "number alone"),
-}
+#: Rows of the table, several by one name: what was shared, what the attacker uses of it, and which row it is.
+SHOWN: Sequence[tuple[str, str, tuple[str, str, str]]] = (
+    ("CF vectors", "user's and item's", ("none", "none", "cosine")),
+    ("", "the same, fitted without the items asked for", ("none", "none", "cosine, members left out of the fit")),
+    ("**frozen LLM**, as in the study", "number and vector", ("all users", "encoder", "number and vector")),
+    ("", "vector, another's number", ("all users", "encoder", "vector, another's number")),
+    ("", "number alone", ("all users", "encoder", "number alone")),
+    ("**frozen LLM of other users**", "number alone", ("other users", "nothing", "number alone")),
+    ("", "number and vector", ("other users", "encoder", "number and vector")),
+    ("**fully trained**", "number and vector", ("all users", "encoder and LLM", "number and vector")),
+    ("", "number alone", ("all users", "encoder and LLM", "number alone")),
+    (
+        "**fully trained**, from the LLM of other users",
+        "number and vector",
+        ("other users", "encoder and LLM", "number and vector"),
+    ),
+    ("", "number alone", ("other users", "encoder and LLM", "number alone")),
+    ("**fully trained, longer**", "number and vector", ("all users", privacy_models.LONGER, "number and vector")),
+    ("", "number alone", ("all users", privacy_models.LONGER, "number alone")),
+)
 
 
 def table(results: pd.DataFrame) -> str:
-    """`SHOWN` as Markdown: AUC ± standard error over users, and the true positive rate."""
+    """`SHOWN` as Markdown: calibrated AUC ± standard error over users, and the true positive rate as scores come."""
     lines = [
-        "| the attacker has | uniform | same popularity | own held-out | found at 1% false alarms |",
-        "| --- | --- | --- | --- | --- |",
+        "| shared | used | uniform | same popularity | own held-out | found |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    for words, about in SHOWN.items():
-        rows = results[(results["seed"] == "mean") & ~results["calibrated"]]
-        rows = rows[(rows[["llm", "trained", "score"]] == about).all(axis=1)].set_index("against")
-        if rows.empty:
-            continue
-        cells = [plus_minus(rows.loc[kind, "auc"], rows.loc[kind, "auc_se_users"]) for kind in AGAINST]
-        found = f"{rows.loc['popularity', 'tpr']:.1%}"
-        lines.append(f"| {' | '.join([words.strip(), *cells, found])} |")
+    means = results[results["seed"] == "mean"]
+    for shared, used, about in SHOWN:
+        rows = means[(means[["llm", "trained", "score"]] == list(about)).all(axis=1)].set_index(
+            ["against", "calibrated"]
+        )
+        if not rows.empty:
+            cells = [plus_minus(*rows.loc[(kind, True), ["auc", "auc_se_users"]]) for kind in AGAINST]
+            found = f"{rows.loc[('popularity', False), 'tpr']:.1%}"
+            lines.append(f"| {' | '.join([shared, used, *cells, found])} |")
     return "\n".join(lines)
 
 
@@ -294,16 +304,17 @@ def plus_minus(value: float, error: float) -> str:
     return f"{value:.3f} ± {error:.3f}".replace("0.", ".")
 
 
-def main(profile: str, seeds: Sequence[int]) -> None:
+def main(profile: str, seeds: Sequence[int], *, build: bool) -> None:
     params = load_params(profile)
     inputs.data(params, build=True)
     for seed in seeds:
         inputs.embeddings(params, seed, build=True)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    summary(measure(params, seeds)).to_csv(RESULTS, index=False, float_format="%.4f")
+    summary(measure(params, seeds, build=build)).to_csv(RESULTS, index=False, float_format="%.4f")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(sys.argv[1], [int(seed) for seed in sys.argv[2:]] or [0])
+    words = [word for word in sys.argv[1:] if word != "--as-is"]
+    if words:
+        main(words[0], [int(seed) for seed in words[1:]] or [0], build="--as-is" not in sys.argv)
     print(table(pd.read_csv(RESULTS)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from ilm_lib.model.tokenizer import train_tokenizer
 from ilm_lib.profiles import runs_dir
 from ilm_lib.settings import Params, Phase2
 from ilm_lib.study import inputs, stages
-from ilm_lib.study.artifacts import Artifact
+from ilm_lib.study.artifacts import Artifact, MissingStage
 from ilm_lib.tasks.openp5 import RecommendationTasks, dev_metrics
 from ilm_lib.train.loop import fit
 from ilm_lib.train.pretrain import pretrain
@@ -56,17 +56,21 @@ def attacked(num_users: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(num_users)[: num_users // 2])
 
 
-def models(params: Params, seed: int) -> list[Model]:
-    """All models of a seed; those that are missing are trained first."""
-    read, unread = ("all users", stages.backbone(params, seed, build=True)), ("other users", others_llm(params, seed))
-    plan = [(llm, how) for llm in (read, unread) for how in ("nothing", "encoder", "encoder and LLM")]
-    return [trained(params, seed, llm, name, how) for (name, llm), how in [*plan, (read, LONGER)]]
+def models(params: Params, seed: int, *, build: bool = True) -> Iterator[Model]:
+    """All models of a seed; those that are missing are trained first, or with `build=False` left out."""
+    llms = {"all users": stages.backbone, "other users": others_llm}
+    plan = [(llm, how) for llm in llms for how in ("nothing", "encoder", "encoder and LLM")]
+    for llm, how in [*plan, ("all users", LONGER)]:
+        try:
+            yield trained(params, seed, llms[llm](params, seed, build=build), llm, how, build=build)
+        except MissingStage as missing:
+            print(f"left out: {missing}", flush=True)
 
 
 # ---------------------------------------------------------------- an LLM of other users
 
 
-def others_llm(params: Params, seed: int) -> Artifact:
+def others_llm(params: Params, seed: int, *, build: bool = True) -> Artifact:
     """As `stages.backbone`, on the prompts of the users that are not attacked; all names are in its vocabulary."""
     data = inputs.data(params, build=True)
 
@@ -83,7 +87,7 @@ def others_llm(params: Params, seed: int) -> Artifact:
             folder, settings, tokenizer, tasks.training_batches(encoder, settings.batch_size, "text", seed), seed=seed
         )
 
-    folder = kept(params, "others", [data.key, seed, params.backbone.model_dump()], make)
+    folder = kept(params, "others", [data.key, seed, params.backbone.model_dump()], make, build)
     return Artifact("backbone", folder.name, folder)
 
 
@@ -105,7 +109,7 @@ def of_users(tasks: RecommendationTasks, users: np.ndarray) -> RecommendationTas
 # ---------------------------------------------------------------- phase 2, with the LLM frozen or not
 
 
-def trained(params: Params, seed: int, llm: Artifact, llm_name: str, how: str) -> Model:
+def trained(params: Params, seed: int, llm: Artifact, llm_name: str, how: str, *, build: bool = True) -> Model:
     """A model after phase 2 of ILM."""
     make, times = TRAINED[how]
     steps = times * params.phase2.steps
@@ -115,11 +119,12 @@ def trained(params: Params, seed: int, llm: Artifact, llm_name: str, how: str) -
         "data": inputs.data(params, build=True),
         "cf": inputs.embeddings(params, seed, build=True),
         "llm": llm,
-        "aligned": stages.phase1(params, seed, "ILM", build=True),
+        "aligned": stages.phase1(params, seed, "ILM", build=build),
     }
     identity = [how, seed, settings.model_dump(), *(a.key for a in given.values())]
     given |= {"qformer": params.qformer, "settings": settings, "batch_size": params.evaluation.batch_size, "seed": seed}
-    folder = kept(params, "model", identity, lambda folder: make(folder, **given, **inputs.wording(params)))
+    build |= how == "nothing"  # a matter of seconds
+    folder = kept(params, "model", identity, lambda folder: make(folder, **given, **inputs.wording(params)), build)
     if how == "nothing":
         return Model(llm_name, how, folder / "model", float("nan"))
     log = pd.read_parquet(folder / "log.parquet")
@@ -188,7 +193,7 @@ TRAINED: dict[str, tuple[Callable[..., None], int]] = {
 }
 
 
-def kept(params: Params, name: str, identity: list[Any], make: Callable[[Path], None]) -> Path:
+def kept(params: Params, name: str, identity: list[Any], make: Callable[[Path], None], build: bool) -> Path:
     """The folder that `make` left for these inputs; made first where it is missing.
 
     A small stand-in for a stage, whose code must be the library's. A change of this file does not rename a folder.
@@ -196,6 +201,8 @@ def kept(params: Params, name: str, identity: list[Any], make: Callable[[Path], 
     key = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
     folder = runs_dir() / params.profile / "privacy" / f"{name}-{key}"
     if not folder.is_dir():
+        if not build:
+            raise MissingStage(f"{folder} has not been made")
         partial = folder.with_name(folder.name + ".partial")
         partial.mkdir(parents=True, exist_ok=True)
         make(partial)
