@@ -234,6 +234,18 @@ def fitted_without(
     return fit_cf(train, **params.embeddings.model_dump(exclude={"file"}), seed=seed)
 
 
+def less_frozen(found: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `measure` by which fully trained models differ from the frozen one, user by user."""
+    own = ["llm", "score", "calibrated", "against", "seed", "user"]
+    frozen = found[found["trained"] == "encoder"].set_index(own)[["auc", "tpr", "dev"]]
+    rows = [
+        (found[found["trained"] == how].set_index(own)[["auc", "tpr", "dev"]] - frozen).dropna(how="all")
+        for how in ("encoder and LLM", privacy_models.LONGER)
+    ]
+    names = ("encoder and LLM, less encoder", f"{privacy_models.LONGER}, less encoder")
+    return pd.concat([part.assign(trained=name).reset_index() for name, part in zip(names, rows)], ignore_index=True)
+
+
 def summary(found: pd.DataFrame) -> pd.DataFrame:
     """Means with standard errors: a row a seed, and one over the seeds, `seed` "mean".
 
@@ -310,7 +322,9 @@ def main(profile: str, seeds: Sequence[int], *, build: bool) -> None:
     for seed in seeds:
         inputs.embeddings(params, seed, build=True)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    summary(measure(params, seeds, build=build)).to_csv(RESULTS, index=False, float_format="%.4f")
+    found = measure(params, seeds, build=build)
+    results = summary(pd.concat([found, less_frozen(found)]))
+    results.to_csv(RESULTS, index=False, float_format="%.4f")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,21 @@ import torch
 from conftest import tiny_llm
 
 from bench import privacy, privacy_models
-from bench.privacy import attack, auc, calibrate, folder_scores, non_members, summary, tenths, threshold
+from bench.privacy import (
+    attack,
+    auc,
+    calibrate,
+    folder_scores,
+    less_frozen,
+    non_members,
+    summary,
+    table,
+    tenths,
+    threshold,
+)
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.tokenizer import train_tokenizer
+from ilm_lib.profiles import ROOT
 
 USERS, ITEMS = 60, 200
 
@@ -143,3 +155,24 @@ def test_standard_errors_are_over_users_and_over_seeds():
     assert rows["auc"].tolist() == pytest.approx([0.5, 0.7, 0.6])
     assert rows["auc_se_users"].tolist() == pytest.approx([0.1] * 3)
     assert rows.loc["mean", "auc_se_seeds"] == pytest.approx(0.1) and np.isnan(rows.loc[0, "auc_se_seeds"])
+
+
+def test_fully_trained_is_compared_with_frozen_user_by_user():
+    about = {
+        "llm": "all users",
+        "score": "number alone",
+        "calibrated": False,
+        "against": "uniform",
+        "seed": 0,
+        "dev": 0.1,
+    }
+    cells = {"nothing": [0.1, 0.1], "encoder": [0.5, 0.9], "encoder and LLM": [0.6, 1.0]}
+    found = [pd.DataFrame({"auc": v, "tpr": v, "user": [0, 1], "trained": name}) for name, v in cells.items()]
+    less = less_frozen(pd.concat(found).assign(**about))
+    assert less["trained"].tolist() == ["encoder and LLM, less encoder"] * 2
+    row = summary(less).set_index("seed").loc["mean"]
+    assert row["auc"] == pytest.approx(0.1) and row["auc_se_users"] == pytest.approx(0)
+
+
+def test_the_page_shows_the_numbers_that_were_written():
+    assert table(pd.read_csv(privacy.RESULTS)) in (ROOT / "PRIVACY.md").read_text(encoding="utf-8")
