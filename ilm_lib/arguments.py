@@ -25,12 +25,12 @@ class Parser(argparse.ArgumentParser):
         raise BadArgument(f"{message[:200]}; `{self.prog} --help` lists what it takes")
 
 
-def whole(most: int) -> Callable[[str], int]:
-    """The type of an option that counts from 1: digits alone, and no more than `most`."""
+def whole(most: int, least: int = 1) -> Callable[[str], int]:
+    """The type of an option that counts: digits alone, `least` or more and no more than `most`."""
 
     def read(text: str) -> int:
-        if not re.fullmatch(r"[0-9]+", text.strip()) or len(text) > 20 or not 1 <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number from 1 to {most:,}")
+        if not re.fullmatch(r"[0-9]+", text.strip()) or len(text) > 20 or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{shown(text)} is no whole number from {least} to {most:,}")
         return int(text)
 
     return read

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -56,6 +55,8 @@ def hold(lock: Path, busy: str) -> Iterator[int]:
     Raises:
         Busy: another process holds it.
     """
+    import fcntl  # not on Windows, where the library works and the grid does not
+
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "a+", encoding="utf-8") as file:
         try:

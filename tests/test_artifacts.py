@@ -144,6 +144,14 @@ def test_a_file_that_was_touched_is_named(make, harm):
     assert str(artifact.folder) in str(error.value) and make.calls == 1
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"files": 3}', '{"files": {"value.txt": {"sha256": "0"}}}', "\0"])
+def test_a_damaged_manifest_is_named(make, text):
+    artifact = phase1(make)
+    artifact.path("manifest.json").write_text(text)
+    with pytest.raises(CorruptStage, match=r"manifest\.json"):
+        phase1(make)
+
+
 def test_a_large_file_is_read_again_only_after_it_was_touched(make, monkeypatch):
     monkeypatch.setattr(artifacts, "LARGE", 1)  # bytes
     artifact = phase1(make)

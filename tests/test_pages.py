@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from rough.plain import plain
 
 from ilm_lib import executed as executed_notebooks
-from ilm_lib.executed import study_lock, write_executed, write_plan
+from ilm_lib.executed import read_executed, study_lock, write_executed, write_plan
 from ilm_lib.methods import METHODS
 from ilm_lib.report import browser, check, data_plots, site, style
 from ilm_lib.report.__main__ import main
@@ -155,7 +155,10 @@ def test_a_report_from_the_command_line(run, capsys):
 def test_old_results_stop_the_report_with_one_line(run, capsys):
     assert main(["build", "toy"]) == 0
     path = run / "notebooks" / "01_data.ipynb"
-    path.write_text(path.read_text().replace("method,variant,seed", "method,seed"))
+    older = run.parent / "older"
+    older.mkdir()
+    older.joinpath("results.csv").write_text(read_executed(path).results.replace("method,variant,seed", "method,seed"))
+    write_executed(json.loads(path.read_text()), older, path, made_of="an earlier version")
     assert main(["build", "toy"]) == 1 and "no column variant" in capsys.readouterr().err
     assert (run / "report" / "index.html").is_file()  # what was there stays
 

@@ -9,15 +9,14 @@ python -m ilm_lib.data prompts    OpenP5's prompt templates alone
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import pandas as pd
 
 from ilm_lib import profiles
+from ilm_lib.arguments import BadArgument, Parser, whole
 from ilm_lib.data import data_dir
 from ilm_lib.data.dataset import TEXT_FIELDS, Dataset
 from ilm_lib.data.download import DATASETS, PROMPT_FILE, fetch
@@ -28,10 +27,11 @@ from ilm_lib.data.prepare import prepare, write_openp5
 from ilm_lib.data.raw import Texts, read_amazon_reviews, read_amazon_texts, read_movielens
 from ilm_lib.data.records import read_texts
 from ilm_lib.data.tables import read_csv
-from ilm_lib.errors import LONGEST, Refusal
+from ilm_lib.errors import Refusal
 from ilm_lib.paper import PAPER_TABLE2, table2_counts
 from ilm_lib.profiles import load_params, profile_path
 from ilm_lib.settings import ParamsError
+from ilm_lib.values import names_a_folder
 
 # Users, items and interactions of the files that OpenP5 published.
 OPENP5_COUNTS = {
@@ -42,32 +42,31 @@ OPENP5_COUNTS = {
 }
 PROMPTS = "prompts"  # the NAME that asks for OpenP5's prompts
 TEMPLATES = f"openp5/{PROMPT_FILE}"  # `data.templates` of the profiles
-NAME_BYTES = 200  # the names of folders end at 255, and theirs get a few more while they are written
 ROWS = ("users", "items", "interactions", "training examples", "test examples")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0, or 1 after a message on stderr."""
+    """Run the command; 0, or 1 after a message on stderr, 2 where it is about the arguments."""
     parser = _parser()
-    args = parser.parse_args(arguments)
     try:
-        return run(args, parser)
+        return run(parser.parse_args(arguments), parser)
     except Refusal as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, BadArgument) else 1
     except OSError as error:
-        where = error.filename or args.folder or data_dir()
+        where = error.filename or data_dir()
         wrong = f"cannot be read or written ({error.strerror or error})"
         print(f"error: {DataError(where, None, wrong, 'Check the folder, its rights and the disk')}", file=sys.stderr)
     return 1
 
 
-def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run(args: argparse.Namespace, parser: Parser) -> int:
     """Run the command with its arguments; 0. Raises Refusal and OSError."""
     args.profile = args.profile or args.name.lower()
     for name in (args.name, args.profile):
-        if not re.fullmatch(r"(?!.*\.ya?ml$)\w[\w.-]*", name) or len(name.encode("utf-8", "replace")) > NAME_BYTES:
-            parser.error(f"{shown(repr(name), 60)} cannot name a folder or a profile: use letters, digits and . _ -, "
-                         f"at most {NAME_BYTES} bytes, without .yaml")  # fmt: skip
+        if not names_a_folder(name) or name.endswith((".yaml", ".yml")):
+            parser.error(f"{shown(repr(name), 60)} cannot name a folder and a profile on every system: use letters, "
+                         "digits and . _ -, at most 100 bytes, without .yaml")  # fmt: skip
     root = args.folder or data_dir()
     if args.csv and args.name in (PROMPTS, PROMPT_FILE):
         parser.error(f"{args.name} is the name of OpenP5's prompts: choose another for your data")
@@ -93,24 +92,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {shown(message, LONGEST - 60)} (--help tells of all arguments)\n")
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise argparse.ArgumentTypeError(f"{shown(text, 40)!r} is no whole number of 0 or more")
-    return int(text)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m ilm_lib.data", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+def _parser() -> Parser:
+    parser = Parser(prog="python -m ilm_lib.data", description=__doc__)
     parser.add_argument("name", metavar="NAME", help=f"{', '.join((*DATASETS, PROMPTS))}; with --csv, any name")
     parser.add_argument("--folder", type=Path, metavar="FOLDER",
                         help="the data folder (default: ILM_DATA_DIR, else data/): raw files are "
@@ -123,13 +106,13 @@ def _parser() -> argparse.ArgumentParser:
                         help='item texts, a JSON object a line: {"id": item, "title": ..., ...}; '
                         f"read are {', '.join(TEXT_FIELDS)}; they replace those of the raw "
                         "files")  # fmt: skip
-    parser.add_argument("--core", type=_count, metavar="K",
+    parser.add_argument("--core", type=whole(10**9, 0), metavar="K",
                         help="drop users and items with fewer than K interactions until none is "
                         "left (default: 5, with --csv 0); a user always needs 3 items")  # fmt: skip
     parser.add_argument("--profile", metavar="NAME",
                         help="the profile to write, params/NAME.yaml (default: the name of the "
                         "data in lower case); one that exists is left as it is")  # fmt: skip
-    parser.add_argument("--seed", type=_count, default=0, help="draws the item numbers (default: 0)")
+    parser.add_argument("--seed", type=whole(10**18, 0), default=0, help="draws the item numbers (default: 0)")
     return parser
 
 

@@ -8,12 +8,12 @@ python -m ilm_lib.report check [FOLDER]    look at all pages of a folder in a br
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ilm_lib.arguments import Parser
 from ilm_lib.errors import Refusal
 from ilm_lib.executed import read_plan, study_lock
 from ilm_lib.profiles import runs_dir
@@ -24,16 +24,14 @@ from ilm_lib.report.site import build
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; problems are one line each, on stderr, and the exit status is 1."""
-    parser = argparse.ArgumentParser(
-        "python -m ilm_lib.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m ilm_lib.report", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="build|publish|landing|check")
     for name in ("build", "publish"):
         commands.add_parser(name).add_argument("profile")
     commands.add_parser("landing")
     commands.add_parser("check").add_argument("folder", nargs="?", type=Path, default=REPORTS)
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         if args.command == "check":
             problems = check_folder(args.folder)
             print(*problems, sep="\n", end="\n" if problems else "")

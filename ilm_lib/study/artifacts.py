@@ -81,8 +81,21 @@ class Artifact:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Settings, inputs, checksums, versions and cost of the run that made it."""
-        return read_json(self.folder / "manifest.json")
+        """Settings, inputs, checksums, versions and cost of the run that made it; CorruptStage where it is damaged."""
+        path = self.path("manifest.json")
+        try:
+            manifest = read_json(path)
+            complete = all(file.keys() >= {"sha256", "size", "modified"} for file in manifest["files"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            complete = False
+        if not complete:
+            raise self._corrupt(path)
+        return manifest
+
+    def _corrupt(self, path: Path) -> CorruptStage:
+        return CorruptStage(
+            f"{path} is missing or was changed after it was written; delete the folder {self.folder} and run again"
+        )
 
     def identity(self) -> dict[str, str]:
         """What it is in a key of a later stage: its files, whatever made them."""
@@ -99,10 +112,7 @@ class Artifact:
         for name, noted in self.manifest["files"].items():
             path = self.folder / name
             if not path.is_file() or not _is_as_noted(path, noted):
-                raise CorruptStage(
-                    f"{path} is missing or was changed after it was written; "
-                    f"delete the folder {self.folder} and run again"
-                )
+                raise self._corrupt(path)
         return self
 
 

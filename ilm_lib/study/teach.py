@@ -5,31 +5,32 @@ python -m ilm_lib.study.teach --profile ml100k --set elm24.teacher=hf --set elm2
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
 import yaml
 
+from ilm_lib.arguments import Parser, whole
 from ilm_lib.data.teachers import DryRun, dry_run, token_counter
 from ilm_lib.errors import Refusal
 from ilm_lib.profiles import load_params
 from ilm_lib.settings import Params, ParamsError
 from ilm_lib.study import elm_inputs, inputs
+from ilm_lib.values import MOST
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; 0, or 1 after a message on stderr."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ilm_lib.study.teach", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="python -m ilm_lib.study.teach", description=__doc__)
     parser.add_argument("--profile", default="toy", help="of params/, or a YAML file (default: toy)")
-    parser.add_argument("--seed", type=int, default=0, help="of the embeddings that pick neighbours (default: 0)")
+    parser.add_argument(
+        "--seed", type=whole(MOST, 0), default=0, help="of the embeddings that pick neighbours (default: 0)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. elm24.teacher=hf")
     parser.add_argument("--tokenizer", metavar="NAME", help="counts the tokens of a dry run (default: hf: the model's)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be asked, without asking")
-    args = parser.parse_args(arguments)
     try:
+        args = parser.parse_args(arguments)
         params = load_params(args.profile, **dict(map(_setting, args.set)))
         inputs.data(params, build=True)
         if not params.elm24.file:
