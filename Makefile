@@ -40,12 +40,12 @@ lab: .venv/.installed ## open the notebooks in JupyterLab
 test: lint types ## all tests, with the notebooks, and the coverage of ilm_lib (some minutes)
 	@$(BIN)/python -m pytest -q --cov --cov-report= --cov-fail-under=90
 
-check: .venv/.installed ## style, types and the fast tests, side by side (under a minute, no notebooks)
+check: .venv/.installed ## style, types and the fast tests, side by side (about a minute; no notebooks, no rough cases)
 	@$(MAKE) --no-print-directory -s -j4 --output-sync=target fast-odd fast-even lint types
 
 # The fast tests, every other file, so that two cores share them.
 fast-odd fast-even: fast-%: .venv/.installed
-	@$(BIN)/python -m pytest -q -m "not slow" $$(ls tests/test_*.py tests/rough/test_*.py 2>/dev/null | awk 'NR % 2 == ($(if $(filter odd,$*),1,0))')
+	@$(BIN)/python -m pytest -q -m "not slow" $$(ls tests/test_*.py | awk 'NR % 2 == ($(if $(filter odd,$*),1,0))')
 
 lint: .venv/.installed ## style of code and notebooks (ruff)
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check .

@@ -87,8 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"✗ {error}", file=sys.stderr)
         return 1
     print(f"▶ study, profile {args.profile}, seeds {args.seeds}, {args.cores} cores", flush=True)
-    for notebook, reason in left_out(params).items():
-        print(f"  – left out: {notebook}, {reason}", flush=True)
+    unused = left_out(params)
+    for reason in dict.fromkeys(unused.values()):
+        print(f"  – left out: {', '.join(name for name in unused if unused[name] == reason)}; {reason}", flush=True)
     again = f"'make study PROFILE={args.profile}' goes on where it stopped"
     try:
         with study_lock(params.profile) as lock, _signals():

@@ -88,7 +88,7 @@ class Chain:
         self.draw, self.folder, data = (
             draw,
             folder,
-            {"source": "toy", "num_items": 50, "num_users": 50, "history_max": 5},
+            {"source": "toy", "num_items": 90, "num_users": 50, "history_max": 5},
         )
         if sequences is not None:
             write_world(folder / "data" / "small", sequences, texts)
