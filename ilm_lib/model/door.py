@@ -138,16 +138,13 @@ def history_rows(history: Any, catalogue: Catalogue, num_items: int) -> list[int
         elif isinstance(item, Item):
             rows.append(known(item, num_items, 0))
         else:
-            made = (
-                f"Item({brief(whole(item))}) for a row, {brief(str(item))} for an id"
-                if _count(item)
-                else "an Item or a title"
-            )
+            made = _instead("Item", item) if _count(item) else "an Item or a title"
             raise WrongKind(f"history[{place}] is {brief(item)}: give {made}")
     return rows
 
 
 def _instead(kind: str, row: Any) -> str:
+    """What to give in the place of a bare row."""
     return f"{kind}({brief(whole(row))}) for a row, {brief(str(row))} for an id"
 
 
@@ -177,11 +174,7 @@ def _user_row(user: Any, ilm: ILM) -> int:
         raise WrongValue(f"user {brief(user)}: {_NOBODY}")
     if isinstance(user, str):
         return ilm.user(user).row
-    made = (
-        f"User({brief(whole(user))}) for a row, {brief(str(user))} for an id"
-        if _count(user)
-        else "a User or an id as text"
-    )
+    made = _instead("User", user) if _count(user) else "a User or an id as text"
     raise WrongKind(f"user is {brief(user)}: give {made}")
 
 

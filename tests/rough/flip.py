@@ -8,9 +8,9 @@ import random
 import sys
 from pathlib import Path
 
+from ilm_lib import ILM, Item, User
 from ilm_lib.errors import Refusal
 from ilm_lib.files import _sha256
-from ilm_lib.model.ilm import ILM
 from ilm_lib.study.artifacts import Artifact
 
 BASE = Path(sys.argv[1])
@@ -28,7 +28,7 @@ def look(path: Path) -> list[int] | None:
         Artifact(stage, key, BASE / stage / key).verify()
         return None
     ilm = ILM.from_pretrained(BASE / stage / key)
-    return [r.item.row for r in ilm.recommend(user=ilm.user(ilm.catalogue.users[0]))]
+    return [r.item.row for r in ilm.recommend(user=User(0), history=[Item(1)])]
 
 
 def taken(path: Path, rng: random.Random) -> str:

@@ -161,7 +161,7 @@ def flips(study: Study, wanted: Study) -> Outcome:
     answers = _ask(study, quick)
     bad = [f"{p.relative_to(base)}: {a}" for p, a in zip(quick, answers) if a not in ("refused", "same")]
     expected = wanted.contents()
-    slow = [*sorted(base.glob("notebooks/*"))[:3], *sorted(base.glob("parameters/*"))[:2]]
+    slow = [*sorted(base.glob("notebooks/*"))[-3:], *sorted(base.glob("parameters/*"))[:2]]
     slow += [base / name for name in ("report/index.html", "report/results.csv", "study.json", "report.json")]
     for path in slow:
         before = path.read_bytes()
