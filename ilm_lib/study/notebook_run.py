@@ -69,8 +69,9 @@ def explain(error: Exception) -> str:
     if type(error).__name__ == "DeadKernelError":  # nbclient's, which comes with papermill
         return "its process was killed, as where memory runs out: try fewer CORES, or a smaller batch_size"
     if isinstance(error, PapermillExecutionError):
-        refusal = len(error.traceback) == 1  # see errors.Refusal
-        said = str(error.evalue) if refusal else f"{error.ename}: {error.evalue}"
+        if len(error.traceback) == 1:  # of errors.Refusal: short, but for the paths in it
+            return " ".join(str(error.evalue).split())
+        said = f"{error.ename}: {error.evalue}"
     elif isinstance(error, OSError) and error.strerror:
         said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
