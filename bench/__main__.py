@@ -101,4 +101,7 @@ def device_name() -> str:
 
 
 if __name__ == "__main__":
-    main("".join(sys.argv[1:]) or "".join(MODULES))
+    letters = "".join(sys.argv[1:]) or "".join(MODULES)
+    if unknown := sorted(set(letters) - set("".join(MODULES))) or (set(map(len, sys.argv[1:])) - {1}):
+        raise SystemExit(f"✗ {sys.argv[1:]}: name letters of {' '.join(''.join(MODULES))}, each by itself ({unknown})")
+    main(letters)

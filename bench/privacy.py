@@ -8,7 +8,8 @@ The attacker has the folder and asks, of half of the users, whether an item was 
 items of the training part. Non-members are items that the user never had, drawn uniformly or in the tenth of the
 catalogue that a member's popularity is in, and the user's own dev and test items: taste is the same in these, so what
 is left is memory, but for what changes with time. The other half of the users trains an LLM that read nothing of those
-attacked. Rows go to reports/privacy/results.csv. For profiles with an LLM of our own.
+attacked. Rows go to reports/privacy/results.csv, those of other profiles
+than ml100k to runs/<profile>/privacy.csv. For profiles with an LLM of our own.
 
 Expected, written before the first result (AUC against uniform, same popularity, own held-out items):
 - vectors of users and items: .97, .95, .85; they were fitted to these very items.
@@ -22,8 +23,8 @@ Expected, written before the first result (AUC against uniform, same popularity,
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,17 @@ import torch
 from scipy.stats import rankdata
 
 from bench import privacy_models
+from ilm_lib.arguments import Parser, whole
 from ilm_lib.baselines.cf import CFEmbeddings, fit_cf
 from ilm_lib.data import Dataset
+from ilm_lib.errors import Refusal
 from ilm_lib.model.exhaustive import score_all
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.prompts import Prompt
-from ilm_lib.profiles import ROOT, load_params
+from ilm_lib.profiles import ROOT, load_params, runs_dir
 from ilm_lib.settings import Params
 from ilm_lib.study import inputs
+from ilm_lib.values import MOST
 
 RESULTS = ROOT / "reports" / "privacy" / "results.csv"
 FALSE_POSITIVES = 0.01
@@ -316,19 +320,32 @@ def plus_minus(value: float, error: float) -> str:
     return f"{value:.3f} ± {error:.3f}".replace("0.", ".")
 
 
+def results_of(profile: str) -> Path:
+    """Those of ML100K are published; those of other profiles lie with their runs."""
+    return RESULTS if profile == "ml100k" else runs_dir() / profile / "privacy.csv"
+
+
 def main(profile: str, seeds: Sequence[int], *, build: bool) -> None:
     params = load_params(profile)
     inputs.data(params, build=True)
     for seed in seeds:
         inputs.embeddings(params, seed, build=True)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    path = results_of(profile)
+    path.parent.mkdir(parents=True, exist_ok=True)
     found = measure(params, seeds, build=build)
     results = summary(pd.concat([found, less_frozen(found)]))
-    results.to_csv(RESULTS, index=False, float_format="%.4f")
+    results.to_csv(path, index=False, float_format="%.4f")
 
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word != "--as-is"]
-    if words:
-        main(words[0], [int(seed) for seed in words[1:]] or [0], build="--as-is" not in sys.argv)
-    print(table(pd.read_csv(RESULTS)))
+    parser = Parser(prog="python -m bench.privacy", description=__doc__)
+    parser.add_argument("profile", nargs="?", help="of params/; none: the table of what was measured")
+    parser.add_argument("seeds", nargs="*", type=whole(MOST, 0), default=[0])
+    parser.add_argument("--as-is", action="store_true", help="attack what is trained already, and train nothing")
+    try:
+        args = parser.parse_args()
+        if args.profile:
+            main(args.profile, args.seeds, build=not args.as_is)
+        print(table(pd.read_csv(results_of(args.profile or "ml100k"))))
+    except Refusal as error:
+        raise SystemExit(f"✗ {error}") from None

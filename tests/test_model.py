@@ -1,7 +1,10 @@
 import copy
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from conftest import CF, ITEMS, USERS
 
 from ilm_lib.model import readers
 from ilm_lib.model.backbone import weights_fingerprint
@@ -418,3 +421,53 @@ def test_a_catalogue_survives_json(tasks):
     again = Catalogue.from_json(json.loads(json.dumps(catalogue.to_json())))
     assert again.to_json() == catalogue.to_json()
     assert again.indexing.render(again.sequential, 2, [1]) == catalogue.indexing.render(catalogue.sequential, 2, [1])
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "qformer"])
+def test_several_threads_may_ask_one_model(new_ilm, encoder):
+    """A model that nobody has asked yet, by eight at a time: every answer is that of one thread, then and after."""
+    jobs = [([Item(i), Item((i * 7 + 3) % ITEMS)], User(i % USERS)) for i in range(ITEMS)]
+    ask = lambda ilm, job: [r.item.row for r in ilm.recommend(user=job[1], history=job[0], k=5)]
+    alone = new_ilm(encoder)
+    wanted = [ask(alone, job) for job in jobs]
+    for _ in range(3):
+        ilm = new_ilm(encoder)
+        slow = ilm.encoder.register_forward_hook(lambda *_: time.sleep(0.002))
+        with ThreadPoolExecutor(8) as pool:
+            assert [*pool.map(lambda job, ilm=ilm: ask(ilm, job), jobs)] == wanted
+        slow.remove()
+        assert [ask(ilm, job) for job in jobs] == wanted
+
+
+def test_other_vectors_and_weights_give_other_tokens(new_ilm):
+    ilm, other = new_ilm("mlp"), torch.randn(ITEMS + USERS, CF)
+    first = ilm.item_tokens().clone()
+    ilm.cf = other
+    torch.testing.assert_close(ilm.item_tokens(), ilm.encoder(other[:ITEMS]).detach())
+    assert not torch.equal(first, ilm.item_tokens())
+    second = ilm.item_tokens().clone()
+    weights = torch.nn.utils.parameters_to_vector(ilm.encoder.parameters()).detach()
+    torch.nn.utils.vector_to_parameters(weights * 1.5, ilm.encoder.parameters())
+    assert not torch.equal(second, ilm.item_tokens())
+
+
+def test_inference_mode_leaves_a_model_as_it_was(new_ilm):
+    ilm = new_ilm("qformer")
+    ask = lambda rows: [r.item.row for r in ilm.recommend(user=User(1), history=list(map(Item, rows)), k=5)]
+    wanted = ask([2, 3]), ask([4, 5])
+    ilm.eval()
+    with torch.inference_mode():
+        assert ask([2, 3]) == wanted[0]
+    assert ask([4, 5]) == wanted[1]
+    with torch.inference_mode():
+        made = new_ilm("qformer")
+        assert [r.item.row for r in made.recommend(user=User(1), history=[Item(2), Item(3)], k=5)] == wanted[0]
+
+
+def test_copies_of_a_model_have_tokens_of_their_own(new_ilm):
+    ilm = new_ilm("mlp")
+    before = ilm.item_tokens().clone()
+    again = copy.deepcopy(ilm)
+    with torch.no_grad():
+        again.cf += 1
+    assert torch.equal(ilm.item_tokens(), before) and not torch.equal(again.item_tokens(), before)

@@ -496,8 +496,7 @@ def test_command_with_csv(tmp_path, monkeypatch, capsys):
     assert command.main([*arguments[:-1], "--core", "9", "None"]) == 1
     assert "no interactions are left" in capsys.readouterr().err
     for wrong in (["Other"], [*arguments[:-1], "../Mine"], [*arguments, "--profile", "a/b"]):
-        with pytest.raises(SystemExit):
-            command.main(wrong)
+        assert command.main(wrong) == 2
     assert {p.name for p in (tmp_path / "data" / "openp5").iterdir()} == {"Mine"}
 
 

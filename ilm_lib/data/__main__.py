@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
@@ -139,6 +140,8 @@ def build(args: argparse.Namespace, root: Path) -> Dataset:
     merged = {item: {**texts.get(item, {}), **own.get(item, {})} for item in {**texts, **own}}
     write_openp5(folder, table, merged, seed=args.seed)
     print(f"wrote {folder}", end="\n\n")
+    for warning in doubts(table) if args.csv else ():
+        print(f"warning: {warning}")
     for step, dropped in notes.items():
         print(f"{dropped:>12,} interactions dropped: {step}")
     tell(made_clean)
@@ -223,6 +226,29 @@ def counts(dataset: Dataset) -> pd.DataFrame:
 def _counts(users: int, items: int, interactions: int) -> dict[str, int]:
     examples = table2_counts(users, items, interactions)
     return dict(zip(ROWS, (users, items, interactions, examples["train"], examples["test"]), strict=True))
+
+
+def doubts(table: pd.DataFrame) -> list[str]:
+    """In words, what is taken as it is in a table of one's own and is most likely not meant."""
+    found = []
+    if table["timestamp"].nunique() == 1:
+        found.append("all timestamps are equal, so a user's items are in the order of the file: is it that of time?")
+    for kind in ("user", "item"):
+        ids = table[kind].unique()
+        plain = pd.Series([_plain(text) for text in ids], index=ids)
+        twins = plain[plain.duplicated(keep=False)]
+        if len(twins):
+            first = [shown(repr(i), 40) for i in twins.index[twins == twins.iloc[0]][:2]]
+            found.append(
+                f"{len(twins):,} {kind}s differ by case or unseen characters alone, e.g. {' and '.join(first)}"
+            )
+    return found
+
+
+def _plain(text: str) -> str:
+    """An id without what the eye may miss: case, ways to compose a letter, characters without a width."""
+    seen = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return seen.casefold()
 
 
 def differences(dataset: Dataset) -> list[str]:

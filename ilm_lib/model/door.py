@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from math import isfinite
 from numbers import Real
@@ -31,6 +32,8 @@ _NOT_TAKEN = {
     ),
     **dict.fromkeys(("custom_generate", "trust_remote_code"), "code from outside is not run"),
     "max_length": "give max_new_tokens",
+    "generation_config": "give its options themselves",
+    "stop_strings": "cut the text that comes back",
 }
 _NOBODY = "this model was saved without its users; give a history and no user"
 _ONE_TEXT = "every prompt gets one text; give the prompt several times, with do_sample=True"
@@ -40,7 +43,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_return_sequences": (lambda v: v in (None, 1), f"1: {_ONE_TEXT}"),
     "return_dict_in_generate": (lambda v: not v, "False: texts are returned"),
     "do_sample": (lambda v: isinstance(v, (bool, np.bool_)), "True or False"),
-    "num_beams": (lambda v: _count(v) and v >= 1, "a whole number from 1"),
+    "num_beams": (lambda v: _count(v) and 1 <= v <= 1_000, "a whole number from 1 to 1,000"),
     "temperature": (lambda v: v is None or (_number(v) and v > 0), "a number above 0; greedy is do_sample=False"),
     "top_p": (lambda v: v is None or (_number(v) and 0 < v <= 1), "a number above 0 and up to 1"),
     "top_k": (lambda v: v is None or (_count(v) and v >= 0), "a whole number from 0"),
@@ -86,6 +89,8 @@ def as_prompts(given: str | Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bo
             if not isinstance(segment, (str, Item, User)):
                 row = f", a row is Item({brief(segment)}) or User({brief(segment)})" if _count(segment) else ""
                 raise WrongKind(f"{name} holds {brief(segment)}: a prompt is made of str, Item and User{row}")
+        if lone := next((s for s in prompt if isinstance(s, str) and re.search("[\ud800-\udfff]", s)), None):
+            raise WrongValue(f"{name} holds {brief(ascii(lone))}, half of a character: give text that UTF-8 can write")
         if not any(prompt):
             raise WrongValue(f"{name} is empty: give a text, an Item or a User")
     return prompts, not many
@@ -121,7 +126,7 @@ def generation(llm: PreTrainedModel, kwargs: Mapping[str, Any]) -> dict[str, Any
         if name in _RULES and not _RULES[name][0](value):
             raise WrongValue(f"{name} is {brief(value)}: it must be {_RULES[name][1]}")
     sampling = [name for name in _OF_SAMPLING if kwargs.get(name) is not None]
-    if sampling and not kwargs.get("do_sample", False) and "generation_config" not in kwargs:
+    if sampling and not kwargs.get("do_sample", False):
         raise WrongValue(f"{sampling[0]} does nothing without do_sample=True: give both or neither")
     return {"do_sample": False, **kwargs}
 

@@ -6,6 +6,7 @@ a linear projection; MLP is CoLLM's two-layer network (arXiv 2310.19488).
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -68,35 +69,48 @@ class MLPEncoder(ItemEncoder):
 class TokenCache:
     """Item tokens for inference: every item is encoded once while weights, embeddings and precision stay the same.
 
-    Users, who may be millions, are encoded as they come.
+    Users, who may be millions, are encoded as they come. Several threads may ask one model. A copy of a model has a
+    cache of its own.
 
     Args:
         num_items: I, the entities that are kept; those that follow are users.
     """
 
     def __init__(self, num_items: int):
-        self.num_items = num_items
+        self.num_items, self._lock = num_items, threading.RLock()
         self.clear()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.num_items,)
+
     def clear(self) -> None:
-        """Forget all tokens. Fused optimisers change weights in a way that `look_up` cannot see."""
-        self._source: tuple[Any, ...] | None = None
-        self._table: Tensor | None = None  # (I, N, H), rows of unknown items are anything
-        self._known: Tensor | None = None  # (I,) bool
+        """Forget all tokens. `look_up` cannot see writes that PyTorch does not count: those of fused optimisers,
+        through `.data` and through numpy; `ILM.train` and `ILM.eval` call this."""
+        with self._lock:
+            self._source: tuple[Any, ...] | None = None
+            self._table: Tensor | None = None  # (I, N, H), rows of unknown items are anything
+            self._known: Tensor | None = None  # (I,) bool
 
     def look_up(self, encoder: ItemEncoder, cf: Tensor, entities: Tensor) -> Tensor:
         """`encoder(cf[entities])` for distinct entities (E,), items before users."""
+        with self._lock:
+            return self._look_up(encoder, cf, entities)
+
+    def _look_up(self, encoder: ItemEncoder, cf: Tensor, entities: Tensor) -> Tensor:
         if self._source != (source := _source(encoder, cf)):
             self.clear()
             self._source = source
         if self._known is None:
-            self._known = torch.zeros(self.num_items, dtype=torch.bool, device=cf.device)
+            with torch.inference_mode(False):  # what is made in that mode could not be written to outside of it
+                self._known = torch.zeros(self.num_items, dtype=torch.bool, device=cf.device)
         items, users = entities[entities < self.num_items], entities[entities >= self.num_items]
         unknown = items[~self._known[items]]
         encoded = encoder(cf[torch.cat([unknown, users])]) if len(unknown) + len(users) else None
         if encoded is not None and len(unknown):
             if self._table is None:
-                self._table = encoded.new_empty(self.num_items, *encoded.shape[1:])
+                with torch.inference_mode(False):
+                    size = (self.num_items, *encoded.shape[1:])
+                    self._table = torch.empty(size, dtype=encoded.dtype, device=encoded.device)
             self._table[unknown], self._known[unknown] = encoded[: len(unknown)], True
         if self._table is None or not len(items):
             assert encoded is not None, "no entities"
@@ -106,9 +120,10 @@ class TokenCache:
 
 
 def _source(encoder: ItemEncoder, cf: Tensor) -> tuple[Any, ...]:
-    """What tokens depend on besides the entity; a tensor's version rises with every write to it."""
+    """What tokens depend on besides the entity: which tensors, and their versions, which rise with every write."""
     precision = torch.is_autocast_enabled(cf.device.type)
-    return id(encoder), cf.device, precision, cf._version, *(p._version for p in encoder.parameters())
+    version = lambda t: (t.data_ptr(), t.dtype, None if t.is_inference() else t._version)
+    return id(encoder), id(cf), cf.device, precision, *map(version, (cf, *encoder.parameters()))
 
 
 def encoder_config(encoder: ItemEncoder | None) -> dict[str, Any] | None:

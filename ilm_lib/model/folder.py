@@ -10,6 +10,8 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import isfinite
+from numbers import Real
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -75,6 +77,10 @@ def write_folder(
 ) -> Path:
     """Write a model to a folder that appears whole or not at all; see `ILM.save_pretrained`."""
     folder = _path(given).absolute()
+    folder = folder.resolve() if folder.is_symlink() else folder  # the link stays
+    if Path.cwd().is_relative_to(folder):
+        raise ModelFolderError(f"{folder} is where this program runs, and would be replaced. Give a folder of its own")
+    _check_named(backbone, metrics, folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "ilm.json").is_file()):
         raise ModelFolderError(f"{folder} is there and holds no model: saving would replace it. Give a new folder")
     if not users and ilm.catalogue and ilm.encoder is not None and ilm.fold_in is None:
@@ -106,7 +112,10 @@ def write_folder(
 
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise ModelFolderError(f"{folder} cannot be written: {error.strerror}. Give another folder") from error
     save_file({"cf": cf, **weights}, temporary / "ilm.safetensors")
     if backbone is None:
         ilm.llm.save_pretrained(temporary / "backbone")
@@ -120,6 +129,18 @@ def write_folder(
     open_to_others(temporary)
     replace_folder(temporary, folder)
     return Path(given)
+
+
+def _check_named(backbone: Any, metrics: Any, folder: Path) -> None:
+    """Refuse a reference that could not be followed, and measures that a card cannot show."""
+    if backbone is not None and not isinstance(backbone, str):
+        raise WrongKind(f"backbone is {brief(backbone)}: give the name of the LLM as text, or None for a copy")
+    if backbone is not None and (not backbone.strip() or Path(backbone).absolute().is_relative_to(folder)):
+        raise WrongValue(f"backbone is {brief(backbone)}: give the name of an LLM outside the folder that is written")
+    for name, value in (metrics or {}).items():
+        number = isinstance(value, Real) and isfinite(value)
+        if not (isinstance(name, str) and name.isprintable() and "|" not in name and number):
+            raise WrongValue(f"metrics: {brief(name)}: {brief(value)}: give plain names and finite numbers")
 
 
 def read_folder(given: str | Path, dtype: torch.dtype | str, device_map: str | None) -> Parts:
@@ -243,8 +264,9 @@ def _read_weights(path: Path, config: Config) -> tuple[Tensor, ItemEncoder | Non
         if len(found) != len(wanted[name]) or any(f != w for f, w in zip(found, wanted[name]) if w >= 0):
             raise ModelFolderError(f"{path}: {name} is {found}, by ilm.json {wanted[name]}. {_AGAIN}")
     _check_finite(weights, str(path))
-    cf = weights.pop("cf")
+    cf = weights.pop("cf").float()  # whatever type the model was saved in, and whatever PyTorch's default is
     if encoder is not None:
+        encoder.float()
         encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in weights.items()})
     return cf, encoder
 

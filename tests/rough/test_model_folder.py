@@ -453,3 +453,41 @@ def test_with_users_a_stranger_can_ask_too(saved, model):
     again = ILM.from_pretrained(saved)
     assert again.fold_in == model.fold_in and len(again.recommend(history=["Film 3"], k=4)) == 4
     assert "Vectors of all 9 users are inside" in (saved / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(backbone=""), ["backbone", "''"]),
+        (dict(backbone=5), ["backbone", "5"]),
+        (dict(metrics={"hr": "0.3"}), ["metrics", "'0.3'"]),
+        (dict(metrics={"hr": float("nan")}), ["metrics", "nan"]),
+        (dict(metrics={"a|b": 1.0}), ["metrics", "a|b"]),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_followed_is_not_saved(model, tmp_path, arguments, words):
+    refused(lambda: model.save_pretrained(tmp_path / "a", **arguments), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_does_not_save_over_what_it_needs(model, tmp_path, monkeypatch):
+    """Its own LLM by reference, the folder a program runs in, a link: none of them is lost."""
+    folder = model.save_pretrained(tmp_path / "ilm")
+    refused(lambda: model.save_pretrained(folder, backbone=str(folder / "backbone")), "backbone", "outside")
+    verify(folder)
+    monkeypatch.chdir(folder)
+    refused(lambda: model.save_pretrained("."), "where this program runs")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(folder)
+    before = (folder / "manifest.json").stat().st_ino
+    model.save_pretrained(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (folder / "manifest.json").stat().st_ino != before
+    (tmp_path / "file").write_text("x")
+    refused(lambda: model.save_pretrained(tmp_path / "file" / "a"), "cannot be written")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_saved_in_another_type_can_be_asked(new_ilm, tmp_path, dtype):
+    again = ILM.from_pretrained(new_ilm("qformer").to(dtype).save_pretrained(tmp_path / "ilm"), dtype=torch.float32)
+    assert len(again.recommend(user=User(1), history=[Item(2)], k=3)) == 3

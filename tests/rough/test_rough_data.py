@@ -720,3 +720,22 @@ def test_a_full_disk_is_told_in_a_line(home, capsys, monkeypatch):
     monkeypatch.setattr(command, "write_openp5", full)
     assert command.main(["--csv", "own.csv", "Mine"]) == 1
     plain(capsys.readouterr().err.strip(), "No space left on device", "disk")
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "step", "words"),
+    [
+        ("abc", "wxyz", 0, "all timestamps are equal"),
+        ("abc", ["A1", "a1", "b"], 1, "2 items differ by case"),
+        ("abc", ["\u00e9", "e\u0301", "b"], 1, "2 items differ by case"),
+        ("abc", ["a", "a\u200b", "b"], 1, "2 items differ by case"),
+        (["Ann", "ann", "Bob"], "wxyz", 1, "2 users differ by case"),
+        ("abc", "wxyz", 1, ""),
+    ],
+    ids=["times", "case", "composed", "no width", "users", "nothing"],
+)
+def test_what_is_most_likely_not_meant_is_told(home, capsys, users, items, step, words):
+    put(home / "odd.csv", HEADER + "".join(f"{u},{i},{n * step}\n" for u in users for n, i in enumerate(items)))
+    assert command.main(["--csv", "odd.csv", "Odd"]) == 0
+    said = capsys.readouterr().out
+    assert f"warning: {words}" in said if words else "warning" not in said
