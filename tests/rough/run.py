@@ -148,7 +148,7 @@ def kills(study: Study, wanted: Study, count: int) -> Outcome:
             well += here
         else:
             print(said[-2000:], _differences(study.contents(), expected), sep="\n")
-    return Outcome("killed", well, count, f"in {rounds} studies; afterwards every file is as in the reference")
+    return Outcome("killed", well, count, f"in {rounds} round(s); afterwards every file is as in the reference")
 
 
 def flips(study: Study, wanted: Study) -> Outcome:
