@@ -275,17 +275,17 @@ def machines(study: Study, wanted: Study) -> Outcome:
     code, said = study.run(MKL_ENABLE_INSTRUCTIONS="AVX2", **old)
     if code:
         return Outcome("without AVX-512 and AMX", 0, 1, said.strip()[-300:])
-    read = lambda s: pd.read_csv(s.runs / "toy" / "results.csv", keep_default_na=False)
-    a, b = read(wanted), read(study)
-    keys = [c for c in a.columns if c != "value"]
-    both = a.merge(b, on=keys, how="outer", indicator=True)
+    read = lambda s, name: pd.read_csv(s.runs / "toy" / "report" / name, keep_default_na=False)
+    a, b = read(wanted, "results.csv"), read(study, "results.csv")
+    both = a.merge(b, on=[c for c in a.columns if c != "value"], how="outer", indicator=True)
     moved = both[both["value_x"] != both["value_y"]]
-    rates = (moved[moved["metric"].str.contains("@")].eval("abs(value_x - value_y)")).max()
-    same = bool((both["_merge"] == "both").all())
+    rates = moved[moved["metric"].str.contains("@")].eval("abs(value_x - value_y)")
+    verdicts = read(wanted, "claims.csv")["verdict"] == read(study, "claims.csv")["verdict"]
+    told = f"{len(moved)} of {len(both)} results move, rates by {rates.mean():.4f}, at most {rates.max():.4f}"
+    well = bool((both["_merge"] == "both").all() and verdicts.all())
     return Outcome(
-        "without AVX-512 and AMX", int(same), 1,
-        f"{len(moved)} of {len(both)} results move, rates by {0 if pd.isna(rates) else rates:.4f} at most",
-    )  # fmt: skip
+        "without AVX-512 and AMX", int(well), 1, f"{told}; {verdicts.sum()} of {len(verdicts)} verdicts stay"
+    )
 
 
 # ------------------------------------------------------------ around them
