@@ -7,7 +7,6 @@ the run wrote, so nothing that another run left behind, or a reader wrote from J
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ilm_lib.errors import Refusal
-from ilm_lib.files import hold, read_json, sha256, write_json, write_text
+from ilm_lib.files import digest_of, hold, read_json, sha256, write_json, write_text
 from ilm_lib.profiles import PACKAGE, ROOT, profile_path, report_dir, runs_dir
 
 _KEY = "ilm"  # in a notebook's metadata
@@ -65,7 +64,7 @@ def write_executed(notebook: Mapping[str, Any], folder: Path, path: Path, *, mad
         "figures": {p.stem: base64.b64encode(p.read_bytes()).decode() for p in sorted(folder.glob("figures/*.png"))},
     }
     whole = {**notebook, "metadata": {**notebook["metadata"], _KEY: carried}}
-    carried["seal"] = _digest(whole)
+    carried["seal"] = digest_of(whole)
     write_text(path, json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
@@ -74,7 +73,7 @@ def read_executed(path: Path) -> Executed | None:
     try:
         whole = read_json(path)
         found = whole["metadata"][_KEY]
-        if found.pop("seal") != _digest(whole):
+        if found.pop("seal") != digest_of(whole):
             return None
         figures = {name: base64.b64decode(data) for name, data in found["figures"].items()}
         stages = tuple(found["stages"])
@@ -122,7 +121,7 @@ def study_lock(profile: str) -> AbstractContextManager[int]:
 def library_digest() -> str:
     """Digest of the library's files, byte by byte."""
     files = (p for p in PACKAGE.rglob("*") if p.suffix in {".py", ".css", ".js"})
-    return _digest({str(p.relative_to(PACKAGE)): sha256(p) for p in files})
+    return digest_of({str(p.relative_to(PACKAGE)): sha256(p) for p in files})
 
 
 def report_key(profile: str, notebooks: Sequence[Path]) -> str:
@@ -130,7 +129,7 @@ def report_key(profile: str, notebooks: Sequence[Path]) -> str:
     source = profile_path(profile)
     pictures = {p.name: sha256(p) for p in (ROOT / "notebooks").glob("*.svg")}
     shown = [(path.name, sha256(path)) for path in notebooks]
-    return _digest([shown, sha256(source) if source.is_file() else "", pictures, library_digest()])
+    return digest_of([shown, sha256(source) if source.is_file() else "", pictures, library_digest()])
 
 
 def note_report(profile: str, key: str) -> None:
@@ -149,7 +148,3 @@ def stands(profile: str, key: str) -> bool:
 
 def _files(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

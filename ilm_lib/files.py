@@ -94,6 +94,11 @@ def open_to_others(folder: Path) -> None:
             path.chmod(mode)
 
 
+def digest_of(value: Any) -> str:
+    """SHA-256 of a value as JSON writes it, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes. A process reads a file again only after its size or its times have changed."""
     stat = path.stat()

@@ -9,8 +9,6 @@ before changes nothing after it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import time
@@ -25,7 +23,7 @@ from pydantic import BaseModel
 
 from ilm_lib.data import DataError
 from ilm_lib.errors import Refusal
-from ilm_lib.files import open_to_others, read_json, replace_folder, sha256, write_json
+from ilm_lib.files import digest_of, open_to_others, read_json, replace_folder, sha256, write_json
 from ilm_lib.profiles import runs_dir
 from ilm_lib.report.card import package_version, peak_memory_gib
 from ilm_lib.study.code_key import code_digest
@@ -135,7 +133,7 @@ def stage(
         CorruptStage: a file does not match the manifest.
     """
     identity = {"stage": name, "code": code_digest(make), "given": {k: _identity(v) for k, v in given.items()}}
-    key = _digest_of(identity)[:16]
+    key = digest_of(identity)[:16]
     artifact = Artifact(name, key, runs_dir() / profile / name / key)
     _note(artifact)
     if (artifact.folder / "manifest.json").is_file():
@@ -189,10 +187,6 @@ def _identity(value: Any) -> Any:
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     raise TypeError(f"a stage cannot be given a {type(value).__name__}: its key would not know what is in it")
-
-
-def _digest_of(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _cost(started: float) -> dict[str, Any]:

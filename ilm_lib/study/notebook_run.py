@@ -19,12 +19,12 @@ from shlex import quote
 import nbformat
 import yaml
 
+from ilm_lib.errors import LONGEST
 from ilm_lib.executed import write_executed
 from ilm_lib.profiles import ROOT
 from ilm_lib.progress import append_line
 from ilm_lib.study.plan import made_of, source
 
-LONGEST = 300  # of an error's message on the terminal
 ENVIRONMENT = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # of 1,024: each new shape in bfloat16 would keep its memory for hours
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ilm_lib.executed import executed_path, library_digest, read_executed, write_plan
-from ilm_lib.files import sha256, write_text
+from ilm_lib.files import digest_of, sha256, write_text
 from ilm_lib.profiles import ROOT, runs_dir
 from ilm_lib.settings import Params
 from ilm_lib.study.scope import left_out
@@ -56,7 +56,7 @@ def source(name: str) -> Path:
 def made_of(notebook: bytes, parameters: str) -> str:
     """Digest of what a run is made of: the notebook, its parameters and the library as it is now."""
     body = parameters.partition("\n")[2]
-    return _digest(f"{_first_line(hashlib.sha256(notebook).hexdigest())}\n{body}")
+    return digest_of(f"{_first_line(hashlib.sha256(notebook).hexdigest())}\n{body}")
 
 
 def prepare(params: Params, seeds: int) -> None:
@@ -78,7 +78,7 @@ def gone(params: Params, seeds: int) -> list[str]:
         executed = read_executed(executed_path(params.profile, name))
         if (
             executed is None
-            or executed.made_of != _digest(parameters(params, name, own))
+            or executed.made_of != digest_of(parameters(params, name, own))
             or not all((home / stage / "manifest.json").is_file() for stage in executed.stages)
         ):
             found.append(name)
@@ -87,7 +87,3 @@ def gone(params: Params, seeds: int) -> list[str]:
 
 def _first_line(notebook: str) -> str:
     return f"# for the notebook {notebook[:16]} and the library {library_digest()[:16]}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+from flip import flipped
 from markup import HOSTILE, Page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,7 +166,7 @@ def flips(study: Study, wanted: Study) -> Outcome:
     slow += [base / name for name in ("report/index.html", "report/results.csv", "study.json", "report.json")]
     for path in slow:
         before = path.read_bytes()
-        path.write_bytes(_flipped(before, rng))
+        path.write_bytes(flipped(before, rng))
         code, said = study.run()
         right = code == 0 and study.contents() == expected
         if not (right or (code == 1 and path.name in said)):
@@ -289,11 +290,6 @@ def machines(study: Study, wanted: Study) -> Outcome:
 
 
 # ------------------------------------------------------------ around them
-
-
-def _flipped(content: bytes, rng: random.Random) -> bytes:
-    at = rng.randrange(len(content))
-    return content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
 
 
 def _differences(a: dict[str, str], b: dict[str, str]) -> list[str]:
