@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from ilm_lib.errors import Refusal
 from ilm_lib.explain import explain
 from ilm_lib.methods import METHODS, TRAINED, Loss
+from ilm_lib.sections import HistoryRule, ItemPositions, Optim, Precision, Score, Wording
 from ilm_lib.values import (
     Batch,
     Count,
@@ -30,30 +31,9 @@ from ilm_lib.values import (
     server,
 )  # fmt: skip
 
-Precision = Literal["float32", "bfloat16", "auto"]
-#: How a prompt is worded: by a template that training saw, or by the one it did not.
-Wording = Literal["seen", "unseen"]
-#: What is ranked: all items, or those that the user has not had.
-HistoryRule = Literal["kept", "excluded"]
-ItemPositions = Literal["shared", "own"]
-
 
 class ParamsError(Refusal, ValueError):
     """A setting is unknown or out of range; the message names it and what is allowed."""
-
-
-class Optim(Section):
-    """How one training loop runs. Steps are optimiser steps."""
-
-    steps: Count
-    batch_size: Batch = 32
-    accumulate: Count = Field(1, description="batches per step, where one of them is all that fits the memory")
-    lr: Rate = 5e-4
-    schedule: Literal["linear", "cosine"] = "linear"
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
-    optimizer: Literal["adafactor", "adamw"] = "adamw"
-    weight_decay: float = Field(0.0, ge=0, le=10)
-    precision: Precision = "float32"
 
 
 class Data(Section):
@@ -306,6 +286,7 @@ class Params(Section):
     backbone: Backbone = Backbone()
     phase2: Phase2 = Phase2()
     evaluation: Evaluation = Evaluation()
+    score: Score = Score()
     elm24: Elm24 = Elm24()
     ablations: Ablations = Ablations()
 

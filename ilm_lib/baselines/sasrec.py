@@ -134,7 +134,9 @@ def pack(sequences: Sequence[np.ndarray], places: int) -> tuple[Batch, torch.Ten
     cells[:, flat] = np.concatenate(sequences), np.repeat(layout.number, length), inside
     items, segment, position = torch.from_numpy(cells).view(3, -1, layout.width)
     scored, none = torch.from_numpy(np.sort(flat[inside > 0]) - 1), torch.zeros(0, dtype=torch.long)
-    batch = Batch(items, segment, position, none, none, none, none, labels=items, scored=scored, packed=True)
+    batch = Batch(
+        items, segment, position, none, none, none, none, none, none, labels=items, scored=scored, packed=True
+    )
     last = layout.row * layout.width + layout.offset + length - 1
     return batch, torch.from_numpy(last)
 

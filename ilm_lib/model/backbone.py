@@ -122,6 +122,23 @@ def read(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, *
     return out
 
 
+def hidden_states(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
+    """(B, T, H) what the LLM's output layer would read of a batch; the layer is left out. Arguments as in `read`."""
+    inputs = {"input_ids": batch.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
+    states = []
+
+    def take(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states.append(args[0])
+        return (args[0][:, :0], *args[1:])
+
+    hook = llm.get_output_embeddings().register_forward_pre_hook(take)
+    try:
+        llm(**inputs, **batch.reading(llm.get_input_embeddings().weight.dtype), use_cache=False)
+    finally:
+        hook.remove()
+    return states[0]
+
+
 def freeze(model: nn.Module) -> nn.Module:
     """No gradients for the weights, no dropout; gradients still flow through to the inputs."""
     return model.requires_grad_(False).eval()

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from math import isfinite
 from numbers import Real
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from ilm_lib.model.prompts import Item, Prompt, User, whole
 from ilm_lib.model.refusals import OutOfRange, TooLong, WrongKind, WrongValue, brief
+from ilm_lib.sections import Readout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -148,6 +149,28 @@ def history_rows(history: Any, catalogue: Catalogue, num_items: int) -> list[int
     return rows
 
 
+def readout(ilm: ILM, given: Any) -> Readout:
+    """How a model recommends: as asked, else by its head where it has one."""
+    if given is None:
+        return "score" if ilm.head is not None else "beam"
+    if given not in get_args(Readout):
+        raise WrongValue(f"readout is {brief(given)}: give 'beam' or 'score'")
+    if given == "score" and ilm.head is None:
+        raise WrongValue("readout is 'score', and this model has no head that scores items: train one, or give 'beam'")
+    return given
+
+
+def paired(users: Any, histories: Any) -> list[tuple[Any, Any]]:
+    """One user for each history."""
+    for name, given in (("users", users), ("histories", histories)):
+        if given is not None and (isinstance(given, (str, bytes, Item, User)) or not isinstance(given, Sequence)):
+            raise WrongKind(f"{name} is {brief(given)}: give a list, with one entry for each who asks")
+    if histories is None or (users is not None and len(users) != len(histories)):
+        counts = f"{len(users)} users and {'no' if histories is None else len(histories)} histories"
+        raise WrongValue(f"{counts}: give one history for each user, [] where there is none")
+    return list(zip(users if users is not None else [None] * len(histories), histories))
+
+
 def _instead(kind: str, row: Any) -> str:
     """What to give in the place of a bare row."""
     return f"{kind}({brief(whole(row))}) for a row, {brief(str(row))} for an id"
@@ -156,7 +179,7 @@ def _instead(kind: str, row: Any) -> str:
 def asker(ilm: ILM, user: Any, history: list[int]) -> tuple[int | User, Tensor | None]:
     """Who asks, for `Indexing.render`, and the vector of a user whom the model does not know."""
     if user is not None:
-        return _user_row(user, ilm), None
+        return user_row(user, ilm), None
     if not history:
         raise WrongValue("neither user nor history: give a User, a user's id or a history")
     stranger = User(ilm.num_users)
@@ -171,7 +194,7 @@ def asker(ilm: ILM, user: Any, history: list[int]) -> tuple[int | User, Tensor |
     return stranger, torch.from_numpy(vector).to(ilm.cf)
 
 
-def _user_row(user: Any, ilm: ILM) -> int:
+def user_row(user: Any, ilm: ILM) -> int:
     """The row of a User or of a user's id."""
     if isinstance(user, User):
         return known(user, ilm.num_items, ilm.num_users)

@@ -97,7 +97,7 @@ class TokenCache:
             return self._look_up(encoder, cf, entities)
 
     def _look_up(self, encoder: ItemEncoder, cf: Tensor, entities: Tensor) -> Tensor:
-        if self._source != (source := _source(encoder, cf)):
+        if self._source != (source := source_of(encoder, cf)):
             self.clear()
             self._source = source
         if self._known is None:
@@ -119,11 +119,11 @@ class TokenCache:
         return known if encoded is None else torch.cat([known, encoded[len(unknown) :]])
 
 
-def _source(encoder: ItemEncoder, cf: Tensor) -> tuple[Any, ...]:
-    """What tokens depend on besides the entity: which tensors, and their versions, which rise with every write."""
+def source_of(module: nn.Module, cf: Tensor) -> tuple[Any, ...]:
+    """What a module makes of `cf` depends on: which tensors, and their versions, which rise with every write."""
     precision = torch.is_autocast_enabled(cf.device.type)
     version = lambda t: (t.data_ptr(), t.dtype, None if t.is_inference() else t._version)
-    return id(encoder), id(cf), cf.device, precision, *map(version, (cf, *encoder.parameters()))
+    return id(module), id(cf), cf.device, precision, *map(version, (cf, *module.parameters()))
 
 
 def encoder_config(encoder: ItemEncoder | None) -> dict[str, Any] | None:

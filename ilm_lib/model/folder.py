@@ -30,6 +30,7 @@ from ilm_lib.model.encoders import ItemEncoder, build_encoder, encoder_config
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.model_card import model_card
 from ilm_lib.model.refusals import ModelFolderError, NoModel, WrongKind, WrongValue, brief
+from ilm_lib.model.scoring import ScoreHead
 from ilm_lib.settings import ItemPositions
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Parts(NamedTuple):
     catalogue: Catalogue | None
     item_positions: ItemPositions
     fold_in: FoldIn | None
+    head: ScoreHead | None
 
 
 class Config(BaseModel):
@@ -70,6 +72,7 @@ class Config(BaseModel):
     tokenizer_fingerprint: str
     fold_in: dict[str, float] | None
     catalogue: dict[str, Any] | None
+    head: dict[str, Any] | None = None
 
 
 def write_folder(
@@ -83,14 +86,15 @@ def write_folder(
     _check_named(backbone, metrics, folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "ilm.json").is_file()):
         raise ModelFolderError(f"{folder} is there and holds no model: saving would replace it. Give a new folder")
-    if not users and ilm.catalogue and ilm.encoder is not None and ilm.fold_in is None:
+    if not users and ilm.catalogue and ilm.encoder is not None and ilm.fold_in is None and not _scores_histories(ilm):
         raise WrongValue(
             "users=False, and without its users this model could recommend to nobody: give it a fold_in "
             "(baselines.cf.fold_in) first"
         )
     catalogue = ilm.catalogue if users or ilm.catalogue is None else ilm.catalogue.without_users()
     cf = (ilm.cf if users else ilm.cf[: ilm.num_items]).contiguous()
-    weights = {f"encoder.{k}": v.contiguous() for k, v in ilm.encoder.state_dict().items()} if ilm.encoder else {}
+    trained = {"encoder": ilm.encoder, "head": ilm.head}
+    weights = {f"{n}.{k}": v.contiguous() for n, m in trained.items() if m for k, v in m.state_dict().items()}
     _check_finite({"cf": cf, **weights}, "this model")
     config = {
         "format": FORMAT,
@@ -104,6 +108,7 @@ def write_folder(
         "tokenizer_fingerprint": tokenizer_fingerprint(ilm.tokenizer),
         "fold_in": asdict(ilm.fold_in) if ilm.fold_in else None,
         "catalogue": catalogue.to_json() if catalogue else None,
+        "head": ilm.head.config() if ilm.head else None,
     }
     numbers = ilm.catalogue.indexing.user_index.tolist() if ilm.catalogue else []
     vocabulary = ilm.tokenizer.get_vocab()
@@ -131,6 +136,10 @@ def write_folder(
     return Path(given)
 
 
+def _scores_histories(ilm: ILM) -> bool:
+    return ilm.head is not None and not ilm.head.prompt.shows_users
+
+
 def _check_named(backbone: Any, metrics: Any, folder: Path) -> None:
     """Refuse a reference that could not be followed, and measures that a card cannot show."""
     if backbone is not None and not isinstance(backbone, str):
@@ -149,10 +158,10 @@ def read_folder(given: str | Path, dtype: torch.dtype | str, device_map: str | N
     folder = _path(given)
     verify(folder)
     config = _read_config(folder / "ilm.json")
-    cf, encoder = _read_weights(folder / "ilm.safetensors", config)
+    cf, encoder, head = _read_weights(folder / "ilm.safetensors", config)
     try:
         catalogue = Catalogue.from_json(config.catalogue) if config.catalogue else None
-        fold_in = FoldIn(**config.fold_in) if config.fold_in else None
+        fold_in = FoldIn(**config.fold_in) if config.fold_in else None  # type: ignore[arg-type]
         agree(cf.shape, config.num_items, catalogue)
     except _UNREADABLE as error:
         raise ModelFolderError(f"{folder / 'ilm.json'}: {_first(error)}. {_AGAIN}") from error
@@ -165,7 +174,9 @@ def read_folder(given: str | Path, dtype: torch.dtype | str, device_map: str | N
         raise ModelFolderError(
             f"{folder / 'ilm.json'}: the item encoder does not fit an LLM of width {width}. {_AGAIN}"
         )
-    return Parts(llm, tokenizer, encoder, cf, config.num_items, catalogue, config.item_positions, fold_in)
+    if head is not None and head.config()["llm_width"] != width:
+        raise ModelFolderError(f"{folder / 'ilm.json'}: the head does not fit an LLM of width {width}. {_AGAIN}")
+    return Parts(llm, tokenizer, encoder, cf, config.num_items, catalogue, config.item_positions, fold_in, head)
 
 
 def verify(folder: Path) -> None:
@@ -245,17 +256,19 @@ def _read_config(path: Path) -> Config:
         raise ModelFolderError(f"{path}: {key}: {first['msg']} (got {brief(first['input'])}). {_AGAIN}") from error
 
 
-def _read_weights(path: Path, config: Config) -> tuple[Tensor, ItemEncoder | None]:
-    """The embeddings and the item encoder, finite and of the sizes that the config gives."""
+def _read_weights(path: Path, config: Config) -> tuple[Tensor, ItemEncoder | None, ScoreHead | None]:
+    """The embeddings, the item encoder and the head, finite and of the sizes that the config gives."""
     try:
         weights = load_file(path)
     except _UNREADABLE as error:
         raise ModelFolderError(f"{path} cannot be read: {_first(error)}. {_AGAIN}") from error
-    try:
-        encoder = build_encoder(config.encoder)
-    except _UNREADABLE as error:
-        raise ModelFolderError(f"{path.parent / 'ilm.json'}: encoder: {_first(error)}. {_AGAIN}") from error
-    wanted = {f"encoder.{k}": tuple(v.shape) for k, v in encoder.state_dict().items()} if encoder else {}
+    trained: dict[str, Any] = {}
+    for name, build in (("encoder", build_encoder), ("head", ScoreHead.from_config)):
+        try:
+            trained[name] = None if (given := getattr(config, name)) is None else build(given)
+        except _UNREADABLE as error:
+            raise ModelFolderError(f"{path.parent / 'ilm.json'}: {name}: {_first(error)}. {_AGAIN}") from error
+    wanted = {f"{n}.{k}": tuple(v.shape) for n, m in trained.items() if m for k, v in m.state_dict().items()}
     wanted["cf"] = (config.num_items + config.num_users, config.encoder["cf_dim"] if config.encoder else -1)
     for name in sorted(wanted.keys() | weights.keys()):
         found = tuple(weights[name].shape) if name in weights else None
@@ -265,10 +278,18 @@ def _read_weights(path: Path, config: Config) -> tuple[Tensor, ItemEncoder | Non
             raise ModelFolderError(f"{path}: {name} is {found}, by ilm.json {wanted[name]}. {_AGAIN}")
     _check_finite(weights, str(path))
     cf = weights.pop("cf").float()  # whatever type the model was saved in, and whatever PyTorch's default is
-    if encoder is not None:
-        encoder.float()
-        encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in weights.items()})
-    return cf, encoder
+    for name, module in trained.items():
+        if module is not None:
+            own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
+            module.float().load_state_dict(own)
+    head = trained["head"]
+    if (
+        head is not None
+        and (sizes := head.config())
+        and (sizes["num_items"], sizes["vector_dim"]) != (config.num_items, cf.shape[1])
+    ):
+        raise ModelFolderError(f"{path.parent / 'ilm.json'}: the head is of other items than the embeddings. {_AGAIN}")
+    return cf, trained["encoder"], head
 
 
 def _check_finite(weights: Mapping[str, Tensor], where: str) -> None:

@@ -8,7 +8,6 @@ ilm.recommend(user=User(5), history=[Item(3), Item(8)], k=10)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,30 +18,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ilm_lib.model import door
-from ilm_lib.model.backbone import context_length, freeze, read
+from ilm_lib.model.backbone import context_length, freeze, hidden_states, read
 from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.decode import Beams, beam_search
-from ilm_lib.model.encoders import ItemEncoder, TokenCache
+from ilm_lib.model.encoders import ItemEncoder, TokenCache, source_of
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.folder import read_folder, write_folder
+from ilm_lib.model.generate import generate
 from ilm_lib.model.kernels import Trie, interleave
-from ilm_lib.model.masks import takes_4d_mask, takes_positions
+from ilm_lib.model.masks import takes_4d_mask
 from ilm_lib.model.prompts import Batch, Item, Prompt, PromptEncoder, User
 from ilm_lib.model.readers import Prefill
-from ilm_lib.model.refusals import TooLong, WrongValue
-from ilm_lib.settings import ItemPositions
+from ilm_lib.model.recommend import Recommendation, recommend
+from ilm_lib.model.refusals import WrongValue
+from ilm_lib.model.scoring import ScoreHead, without_llm
+from ilm_lib.sections import ItemPositions, Readout
 
 MAX_KEPT = 1 << 29  # numbers in the table of item tokens kept for inference: 2 GiB in float32
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """An item of `ILM.recommend`: its row, the id and title of one's own data, and how probable it is."""
-
-    item: Item
-    id: str
-    title: str
-    log_probability: float = field(metadata={"unit": "nats"})
 
 
 class ILM(nn.Module):
@@ -57,6 +49,7 @@ class ILM(nn.Module):
         catalogue: needed by `recommend` alone.
         item_positions: as in `PromptEncoder`.
         fold_in: how `recommend` gets the vector of a user whom `cf` does not hold; None: it cannot.
+        head: what scores the catalogue; None: the LLM writes the items' names.
 
     Raises:
         WrongValue: embeddings and catalogue are not of the same items and users.
@@ -64,6 +57,7 @@ class ILM(nn.Module):
 
     llm: PreTrainedModel
     encoder: ItemEncoder | None
+    head: ScoreHead | None
     cf: Tensor
 
     def __init__(
@@ -76,11 +70,12 @@ class ILM(nn.Module):
         catalogue: Catalogue | None = None,
         item_positions: ItemPositions = "shared",
         fold_in: FoldIn | None = None,
+        head: ScoreHead | None = None,
     ):
         super().__init__()
         door.agree(cf.shape, num_items, catalogue)
         self.llm, self.encoder, self.tokenizer, self.catalogue = freeze(llm), encoder, tokenizer, catalogue
-        self.num_items, self.fold_in = int(num_items), fold_in
+        self.num_items, self.fold_in, self.head = int(num_items), fold_in, head
         self.register_buffer("cf", cf, persistent=False)
         self.prompts = PromptEncoder(
             tokenizer,
@@ -91,6 +86,7 @@ class ILM(nn.Module):
         )
         self._trie: Trie | None = None
         self._token_cache = TokenCache(num_items)
+        self._table: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -105,32 +101,33 @@ class ILM(nn.Module):
         super().train(mode)
         self.llm.eval()  # frozen: no dropout, whatever the mode of the encoder
         self._token_cache.clear()
+        self._table = None
         return self
 
-    def embed(self, batch: Batch, guest: Tensor | None = None) -> Tensor:
+    def embed(self, batch: Batch, guests: Tensor | None = None) -> Tensor:
         """(B, T, H) input embeddings: text tokens, with item tokens in the slots.
 
         Every distinct item and user of the batch is encoded once, however often it occurs.
 
         Args:
-            guest: (d,) the embedding of a user beyond those of `cf`, `User(num_users)`.
+            guests: (G, d) embeddings of users beyond those of `cf`, `User(num_users)` and on.
         """
         text = self.llm.get_input_embeddings()(batch.input_ids)
         if self.encoder is None or not len(batch.entities):
             return text
-        own = batch.entities if guest is None else batch.entities[:-1]  # entities are in order: the guest is the last
-        tokens = [self.tokens(own)] if len(own) else []
-        if guest is not None:
-            tokens.append(self.encoder(guest[None]))
-        return interleave(text, torch.cat(tokens), batch.slot_row, batch.slot_start, batch.slot_entity)
+        tokens = self.tokens(batch.entities, guests)
+        return interleave(text, tokens, batch.slot_row, batch.slot_start, batch.slot_entity)
 
-    def tokens(self, entities: Tensor) -> Tensor:
-        """(E, N, H) tokens of distinct entities (E,), items before users.
+    def tokens(self, entities: Tensor, guests: Tensor | None = None) -> Tensor:
+        """(E, N, H) tokens of distinct entities (E,) in rising order, items before users; `guests` as in `embed`.
 
         Without gradients items are encoded once (see `TokenCache`), unless their table would be too large.
         """
         encoder = self.encoder
         assert encoder is not None, "the bare LLM has no item tokens"
+        if guests is not None:
+            own, strange = entities[entities < len(self.cf)], entities[entities >= len(self.cf)] - len(self.cf)
+            return torch.cat([*([self.tokens(own)] if len(own) else []), encoder(guests[strange])])
         size = self.num_items * encoder.num_query_tokens * self.llm.get_input_embeddings().embedding_dim
         if torch.is_grad_enabled() or size > MAX_KEPT:
             return encoder(self.cf[entities])
@@ -141,14 +138,30 @@ class ILM(nn.Module):
         """(I, N, H) what the LLM reads in the place of every item."""
         return self.tokens(torch.arange(self.num_items, device=self.device))
 
-    def forward(self, batch: Batch, guest: Tensor | None = None, **kwargs: Any) -> CausalLMOutputWithPast:
+    def forward(self, batch: Batch, guests: Tensor | None = None, **kwargs: Any) -> CausalLMOutputWithPast:
         """The LLM's output for encoded prompts (see `backbone.read`: `loss` and the logits of labelled tokens alone
-        where the batch has labels); `guest` as in `embed`.
+        where the batch has labels); `guests` as in `embed`.
 
         A batch without slots goes in as token ids, so its logits are the bare LLM's, bit for bit
         (appendix A of the paper).
         """
-        return read(self.llm, batch, self.embed(batch, guest) if len(batch.entities) else None, **kwargs)
+        return read(self.llm, batch, self.embed(batch, guests) if len(batch.entities) else None, **kwargs)
+
+    def slot_states(self, batch: Batch, guests: Tensor | None = None) -> Tensor:
+        """(S, H) what the read-out has of every slot of encoded prompts: the LLM's hidden state once it has read the
+        slot (`Batch.slot_read`), or the item tokens alone where the head's `context` leaves the LLM out."""
+        if self.head is not None and self.head.context != "llm":
+            return without_llm(self.head.context, self.tokens(batch.entities, guests), batch)
+        return hidden_states(self.llm, batch, self.embed(batch, guests)).flatten(0, 1)[batch.slot_read]
+
+    @torch.no_grad()
+    def table(self) -> tuple[Tensor, Tensor]:
+        """(I, d) and (I,) what the read-out holds its queries against, kept while nothing of it changes."""
+        assert self.head is not None, "a model without a head scores nothing"
+        source = source_of(self.head, self.cf)
+        if self._table is None or self._table[0] != source:
+            self._table = source, self.head.table(self.cf[: self.num_items])
+        return self._table[1]
 
     @torch.no_grad()
     def token_nll(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -184,45 +197,28 @@ class ILM(nn.Module):
             >>> ilm.generate(["Describe the film ", Item(17), " in two sentences."])
         """
         prompts, single = door.as_prompts(prompt)
-        door.fit(prompts, self.num_items, self.num_users, encoder=self.encoder is not None)
-        max_new_tokens = door.whole_number(max_new_tokens, "max_new_tokens")
-        options = door.generation(self.llm, kwargs)
-        batch = self.encode(prompts, side="left")
-        door.room(context_length(self.llm), int(batch.position_ids.max()) + 1, max_new_tokens)
-        inputs = {"inputs_embeds": self.embed(batch)} if len(batch.entities) else {"input_ids": batch.input_ids}
-        if len(batch.entities) and takes_positions(self.llm):
-            inputs["position_ids"] = batch.position_ids
-        out = self.llm.generate(
-            **inputs,
-            attention_mask=batch.attention_mask,
-            pad_token_id=self.prompts.pad_id,
-            max_new_tokens=max_new_tokens,
-            **options,
-        )
-        new = out if len(batch.entities) else out[:, batch.input_ids.shape[1] :]
-        texts = [t.strip() for t in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        texts = generate(self, prompts, max_new_tokens, kwargs)
         return texts[0] if single else texts
 
     @torch.no_grad()
-    def prefill(self, prompts: Sequence[Prompt], guest: Tensor | None = None) -> Prefill:
-        """Read prompts once; `beam_search` may then run several times over the result. `guest` as in `embed`."""
+    def prefill(self, prompts: Sequence[Prompt], guests: Tensor | None = None) -> Prefill:
+        """Read prompts once; `beam_search` may then run several times over the result. `guests` as in `embed`."""
         batch = self.encode(prompts, side="left")
-        out = self(batch, guest, use_cache=True, logits_to_keep=1)
+        out = self(batch, guests, use_cache=True, logits_to_keep=1)
         return Prefill(out.past_key_values, out.logits[:, -1], batch.attention_mask, batch.position_ids[:, -1:] + 1)
 
     @property
     def trie(self) -> Trie:
         """Trie of all items' answers (built once)."""
         if self._trie is None:
-            c = self._names()
+            c = self.names()
             answer = lambda row: c.indexing.answer(c.target, row)
             self._trie = Trie.build([self.prompts.answer_ids(answer(i)) for i in range(self.num_items)], self.device)
         return self._trie
 
     @property
     def answer_length(self) -> int:
-        """Tokens of the longest item answer, end-of-sequence included."""
-        return self.trie.path.shape[1]
+        return self.trie.path.shape[1]  # tokens of the longest answer, end-of-sequence included
 
     def search(self, prefill: Prefill, beams: int, banned: Tensor | None = None, constrained: bool = True) -> Beams:
         """Beam search for items; constrained to valid ids, or free (one more token, for slips)."""
@@ -243,6 +239,7 @@ class ILM(nn.Module):
         k: int = 10,
         *,
         exclude_history: bool = True,
+        readout: Readout | None = None,
     ) -> list[Recommendation]:
         """The k most probable next items, best first; fewer where the model has no more of them.
 
@@ -253,50 +250,54 @@ class ILM(nn.Module):
                 (the user embedding alone).
             k: how many, from 1.
             exclude_history: never recommend an item of `history`.
+            readout: "beam", the LLM writes the items' names; "score", every item is scored; None: "score" where the
+                model has a head for it.
 
-        Raises:
-            WrongKind, WrongValue, OutOfRange, UnknownName, TooLong: an argument cannot be used (see `refusals`).
+        Raises WrongKind, WrongValue, OutOfRange, UnknownName or TooLong where an argument cannot be used (`refusals`).
 
         Example:
             >>> ilm.recommend(user=User(5), history=[Item(3), Item(8)], k=10)
             >>> ilm.recommend(user="alice", history=["Toy Story", "Heat (1995)"])
             >>> ilm.recommend(history=["Toy Story"])
         """
-        c, k = self._names(), door.whole_number(k, "k")
-        exclude_history = door.yes_or_no(exclude_history, "exclude_history")
-        rows = door.history_rows(history, c, self.num_items)
-        asker, guest = door.asker(self, user, rows)
-        prompt = c.indexing.render(c.sequential if rows else c.straightforward, asker, rows)
-        banned = torch.tensor([rows], device=self.device) if rows and exclude_history else None
-        try:
-            prefill = self.prefill([prompt], guest)
-        except TooLong as error:
-            raise TooLong(f"history has {len(rows)} items: {error}") from None
-        beams = self.search(prefill, max(min(k, self.num_items), 10), banned)
-        assert beams.items is not None  # they walked the trie of items
-        return [
-            Recommendation(Item(row), c.id(Item(row)), c.title(Item(row)), score)
-            for row, score in zip(beams.items[0, :k].tolist(), beams.scores[0, :k].tolist())
-            if row >= 0
-        ]
+        return self.recommend_many([user], [history], k, exclude_history=exclude_history, readout=readout)[0]
+
+    def recommend_many(
+        self,
+        users: Sequence[User | str | None] | None,
+        histories: Sequence[Iterable[Item | str]],
+        k: int = 10,
+        *,
+        exclude_history: bool = True,
+        readout: Readout | None = None,
+    ) -> list[list[Recommendation]]:
+        """`recommend` for many at once, all of them checked before any work.
+
+        Args:
+            users: one for each history, or None for nobody the model knows.
+
+        Example:
+            >>> ilm.recommend_many(None, [["Toy Story"], ["Heat (1995)", "Casino (1995)"]], k=5)
+        """
+        return recommend(self, users, histories, k, exclude_history, readout)
 
     def item(self, name: str) -> Item:
         """The item of a title or an original id, e.g. `ilm.item("Toy Story")` (see `Catalogue.item`)."""
-        return self._names().item(name)
+        return self.names().item(name)
 
     def user(self, name: str) -> User:
         """The user of an original id, e.g. `ilm.user("alice")`."""
-        return self._names().user(name)
+        return self.names().user(name)
 
     def title(self, item: Item) -> str:
         """The title of an item, or its original id where it has none."""
-        return self._names().title(item)
+        return self.names().title(item)
 
     def id(self, entity: Item | User) -> str:
         """The original id of an item or of a user."""
-        return self._names().id(entity)
+        return self.names().id(entity)
 
-    def _names(self) -> Catalogue:
+    def names(self) -> Catalogue:
         if self.catalogue is None:
             raise WrongValue("this model has no catalogue: pass one to ILM(..., catalogue=...)")
         return self.catalogue

@@ -98,6 +98,9 @@ class Batch:
         slot_row: (S,) the row of each slot.
         slot_start: (S,) where in its row it begins.
         slot_entity: (S,) index into `entities`.
+        slot_prompt: (S,) which prompt it stands in, from 0; slots are in the order of prompts.
+        slot_read: (S,) where in the flattened (B, T) a slot has been read: its last position; of a prompt's last slot
+            the prompt's end, so that the words after it count.
         entities: (E,) distinct entity rows: items 0..I-1, then users I..I+U-1.
         labels: (B, T), -100 where no loss is taken, or None.
         scored: (L,) places in the flattened (B, T) whose next token has a label, or None.
@@ -110,6 +113,8 @@ class Batch:
     slot_row: Tensor
     slot_start: Tensor
     slot_entity: Tensor
+    slot_prompt: Tensor
+    slot_read: Tensor
     entities: Tensor
     labels: Tensor | None
     scored: Tensor | None
@@ -154,7 +159,8 @@ class PromptEncoder:
         num_items: I, so that users can follow items in one entity table.
         num_query_tokens: N, places a slot takes. 0: slots are left out (text-only methods).
         item_positions: "shared": all N stand at the position of the token before them, so that text keeps the positions
-            it has without items, as the frozen LLM has learned them; "own": each moves what follows one further.
+            it has without items, as the frozen LLM has learned them; "slot": they share a position after it, so that
+            items that follow each other without words have an order; "own": each moves what follows one further.
         packs: whether the LLM reads packed rows of a length (`masks.takes_4d_mask`); our own does.
 
     A prompt without slots gives exactly the ids the tokenizer gives for its text, after the
@@ -271,6 +277,11 @@ class PromptEncoder:
         entities, slot_entity = np.unique(entity, return_inverse=True)
         in_slots = (first[slot_prompt] + start)[:, None] + np.arange(self.num_query_tokens)  # (S, N) among all tokens
 
+        ends = start + self.num_query_tokens  # (S,) and of a prompt's last slot where the prompt ends
+        if len(ends):
+            last = np.append(slot_prompt[1:] != slot_prompt[:-1], True)
+            ends = np.where(last, begin[slot_prompt], ends)
+
         labelled = inside > 0 if loss_on == "text" else inside >= np.repeat(np.maximum(begin, 1), length)
         labelled[in_slots] = False
         size = layout.rows * layout.width
@@ -287,6 +298,8 @@ class PromptEncoder:
             slot_row=tensor(layout.row[slot_prompt]),
             slot_start=tensor(start + layout.offset[slot_prompt]),
             slot_entity=tensor(slot_entity),
+            slot_prompt=tensor(slot_prompt),
+            slot_read=tensor((layout.row * layout.width + layout.offset)[slot_prompt] + ends - 1),
             entities=tensor(entities),
             labels=grid(labels) if answers is not None else None,
             scored=tensor(np.sort(flat[labelled]) - 1) if answers is not None else None,
@@ -296,8 +309,8 @@ class PromptEncoder:
     def _positions(self, length: np.ndarray, first: np.ndarray, in_slots: np.ndarray) -> np.ndarray:
         """The position of every token, counted from the start of its prompt, of (P,) prompts one after another."""
         moves = np.ones(int(length.sum()), dtype=np.int64)
-        if self.item_positions == "shared":
-            moves[in_slots] = 0
+        if self.item_positions != "own":
+            moves[in_slots[:, 1:] if self.item_positions == "slot" else in_slots] = 0
         position = np.cumsum(moves) - 1
         position -= np.repeat(position[first] + 1 - moves[first], length)
         return np.maximum(position, 0)  # a slot that comes first has no token before it

@@ -332,7 +332,7 @@ def test_with_the_trained_vector_a_stranger_is_read_as_that_user_but_for_the_nam
     prompt = able.catalogue.indexing.render(able.catalogue.sequential, User(able.num_users), [3, 8])
     known = [User(2) if isinstance(s, User) else s for s in prompt]
     with torch.no_grad():
-        guest, own = able.prefill([prompt], able.cf[15 + 2]), able.prefill([known])
+        guest, own = able.prefill([prompt], able.cf[15 + 2][None]), able.prefill([known])
     torch.testing.assert_close(guest.logits, own.logits)
     assert "user_0" in "".join(s for s in prompt if isinstance(s, str))
 

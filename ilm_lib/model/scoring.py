@@ -1,0 +1,241 @@
+"""The score read-out: the hidden state of the frozen LLM after an item, held against a table of all items.
+
+The paper has the LLM write an item's name (`decode`), which shows little of what item tokens know. Here
+
+    score of item i = q(h) . t_i + b_i,   q(h) = A norm(h),   t_i = W v_i + f_i,
+
+where h is the LLM's last hidden state after a slot and v_i the item's vector, the same that its tokens are made of. The
+free part f_i and the bias b_i are learned of items that training met; an item it did not meet has the projection alone.
+Scoring all items in one step is what ILM's own group went on to (arXiv 2509.03746).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ilm_lib.model.kernels import mean_nll
+from ilm_lib.model.prompts import Batch, Item, Prompt, User
+from ilm_lib.sections import Context, Words
+
+if TYPE_CHECKING:
+    from ilm_lib.model.catalogue import Catalogue
+    from ilm_lib.model.fold_in import FoldIn
+
+
+@dataclass(frozen=True)
+class HistoryPrompt:
+    """How somebody's history stands in the prompt of the score read-out.
+
+    Attributes:
+        words: "none": item tokens alone; "title": each item's title after its tokens; "template": OpenP5's sequential
+            template, in which an item's index comes before its tokens.
+        user: with the user's slot in front (a template says itself where the user stands).
+        history_max: only the last items enter.
+    """
+
+    words: Words = "none"
+    user: bool = False
+    history_max: int = 50
+
+    @property
+    def shows_users(self) -> bool:
+        """Whether its prompts have a user's slot."""
+        return self.user or self.words == "template"
+
+    def render(self, catalogue: Catalogue, user: int | User | None, rows: Sequence[int]) -> Prompt:
+        """The prompt of a history, the oldest item first; its items are its last slots."""
+        rows = rows[-self.history_max :]
+        if self.words == "template":
+            source = catalogue.sequential if len(rows) else catalogue.straightforward
+            return catalogue.indexing.render(source, user if user is not None else User(len(catalogue.user_ids)), rows)
+        prompt: list[str | Item | User] = []
+        if self.user and user is not None:
+            prompt.append(user if isinstance(user, User) else User(user))
+        for row in rows:
+            prompt.append(Item(int(row)))
+            if self.words == "title":
+                prompt.append(f" {catalogue.titles[row]} ,")
+        return prompt
+
+
+def users_in_front(
+    prompt: HistoryPrompt, fold_in: FoldIn | None, vectors: Tensor, num_users: int, before: Sequence[Sequence[int]]
+) -> tuple[list[User | None], Tensor | None]:
+    """Whose slot goes in front of each history, and the vectors of these users, (n, d), as guests of the model.
+
+    A vector is made of what came before the items shown, so no target of training is in it. Somebody of whom nothing
+    is known has no slot, except where the words name a user.
+
+    Args:
+        vectors: (I, d) of all items.
+        before: item rows that came before those shown, of each of n users.
+    """
+    if not prompt.shows_users:
+        return [None] * len(before), None
+    if fold_in is None:
+        guests = vectors.new_zeros(len(before), vectors.shape[1])
+    else:
+        guests = torch.from_numpy(fold_in.many(vectors.float().cpu().numpy(), before)).to(vectors)
+    named = prompt.words == "template"
+    return [User(num_users + n) if named or len(rows) else None for n, rows in enumerate(before)], guests
+
+
+class ScoreHead(nn.Module):
+    """The learned part of the read-out, (L, H) hidden states to (L, I) scores.
+
+    Args:
+        llm_width: H.
+        vector_dim: F, size of an item's vector.
+        num_items: I.
+        dim: d, size of a query and of a row of the table.
+        free: with a learned row f_i for every item that training meets.
+        dropout: on the hidden state.
+        context: what a score is read off: "llm", the hidden state; "last", the tokens of the last slot, and "mean",
+            those of all slots so far, without the LLM: what it adds is the difference.
+        prompt: how a history is shown.
+    """
+
+    warm: Tensor
+
+    def __init__(
+        self,
+        llm_width: int,
+        vector_dim: int,
+        num_items: int,
+        *,
+        dim: int = 64,
+        free: bool = True,
+        dropout: float = 0.0,
+        context: Context = "llm",
+        prompt: HistoryPrompt | None = None,
+    ):
+        super().__init__()
+        self.context: Context = context
+        self.prompt = prompt or HistoryPrompt()
+        self.norm, self.dropout = nn.LayerNorm(llm_width), nn.Dropout(dropout)
+        self.query = nn.Linear(llm_width, dim)
+        self.project = nn.Linear(vector_dim, dim)
+        self.bias = nn.Parameter(torch.zeros(num_items))
+        self.free = nn.Parameter(torch.randn(num_items, dim) * 0.02) if free else None
+        self.register_buffer("warm", torch.ones(num_items))  # 1 for items that training meets
+        with torch.no_grad():  # scores begin small: every item as likely as any other
+            self.project.weight.mul_(dim**-0.5)
+            self.project.bias.zero_()
+
+    def config(self) -> dict[str, Any]:
+        """What `ScoreHead.from_config` needs to make the head again."""
+        return {
+            "llm_width": self.query.in_features,
+            "vector_dim": self.project.in_features,
+            "num_items": len(self.bias),
+            "dim": self.query.out_features,
+            "free": self.free is not None,
+            "dropout": self.dropout.p,
+            "context": self.context,
+            "prompt": vars(self.prompt).copy(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ScoreHead:
+        """A head of these sizes, with fresh weights."""
+        return cls(**{**config, "prompt": HistoryPrompt(**config["prompt"])})
+
+    def queries(self, hidden: Tensor) -> Tensor:
+        """(L, H) hidden states -> (L, d)."""
+        return self.query(self.dropout(self.norm(hidden.float())))
+
+    def table(self, vectors: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(I, F) item vectors -> the items' (I, d) and their (I,) biases; with `rows` (R,), of these items alone."""
+        pick = (lambda t: t) if rows is None else (lambda t: t[rows])
+        table, warm = self.project(pick(vectors)), pick(self.warm)
+        if self.free is not None:
+            table = table + pick(self.free) * warm[:, None]
+        return table, pick(self.bias) * warm
+
+    def loss(self, hidden: Tensor, vectors: Tensor, targets: Tensor, negatives: Tensor | None = None) -> Tensor:
+        """Mean negative log likelihood (nats) of the items that come next.
+
+        Args:
+            hidden: (L, H), the hidden state before each of them.
+            vectors: (I, F) of all items.
+            targets: (L,) item rows, all of them warm.
+            negatives: (R,) distinct item rows, drawn evenly; None takes the softmax over all warm items. The sampled
+                softmax weighs each by I / R, so that its expectation is that of all (Jean et al., arXiv 1412.2007).
+        """
+        query = self.queries(hidden)
+        if negatives is None:
+            table, bias = self.table(vectors)
+            scores = torch.addmm(bias, query, table.T)  # (L, I)
+            cold = self.warm == 0
+            return mean_nll(scores.masked_fill(cold, -torch.inf) if cold.any() else scores, targets)
+        table, bias = self.table(vectors, negatives)
+        own, own_bias = self.table(vectors, targets)
+        bias = bias + math.log(len(self.warm) / len(negatives))
+        known = (negatives == targets[:, None]) | (self.warm[negatives] == 0)  # a target is no negative of its own
+        scores = torch.addmm(bias, query, table.T).masked_fill(known, -torch.inf)
+        first = (query * own).sum(1) + own_bias
+        return (torch.logaddexp(first, scores.logsumexp(1)) - first).mean()
+
+
+def without_llm(context: Context, tokens: Tensor, batch: Batch) -> Tensor:
+    """(S, H) what the read-out has of each slot without the LLM: "last" and "mean" of `ScoreHead`.
+
+    Args:
+        tokens: (E, N, H) of the distinct entities of the batch.
+    """
+    own = tokens.mean(1)[batch.slot_entity]  # (S, H)
+    if context == "last":
+        return own
+    # A running mean within each prompt; slots are in the order of prompts.
+    total = own.cumsum(0, dtype=torch.float64)
+    number = torch.arange(len(own), device=own.device)
+    begin = torch.searchsorted(batch.slot_prompt, batch.slot_prompt)  # where the slot's prompt begins
+    before = torch.cat([total.new_zeros(1, total.shape[1]), total])[begin]
+    return ((total - before) / (number - begin + 1)[:, None]).to(own.dtype)
+
+
+@torch.no_grad()
+def top_items(
+    queries: Tensor, table: Tensor, bias: Tensor, k: int, banned: Sequence[Sequence[int]] | None = None,
+    *, block: int = 1 << 17,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The k items of the highest scores, exactly, in blocks of items, so that (B, I) scores are never laid out whole.
+
+    Args:
+        queries: (B, d).
+        table, bias: (I, d) and (I,).
+        banned: item rows that each row of the batch may not have.
+        block: items scored at once.
+
+    Returns:
+        (B, k') item rows, best first, and their log probabilities (nats) among all items, bans or not; k' is k or,
+        where there are no more, I. -1 and -inf where fewer are left.
+    """
+    B, I = len(queries), len(table)
+    total = queries.new_full((B,), -torch.inf)
+    found, items = queries.new_empty(B, 0), torch.empty(B, 0, dtype=torch.long, device=queries.device)
+    row, ban = _bans(banned, queries.device)
+    for start in range(0, I, block):
+        scores = torch.addmm(bias[start : start + block], queries, table[start : start + block].T)  # (B, block)
+        total = torch.logaddexp(total, scores.logsumexp(1))
+        here = (ban >= start) & (ban < start + block)
+        scores[row[here], ban[here] - start] = -torch.inf
+        best, place = scores.topk(min(k, scores.shape[1]), 1)
+        found, order = torch.cat([found, best], 1).sort(stable=True, dim=1, descending=True)
+        found, items = found[:, :k], torch.cat([items, place + start], 1).gather(1, order)[:, :k]
+    return torch.where(found > -torch.inf, items, -1), found - total[:, None]
+
+
+def _bans(banned: Sequence[Sequence[int]] | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows and items of all bans."""
+    if banned is None:
+        return (torch.zeros(0, dtype=torch.long, device=device),) * 2
+    row = torch.arange(len(banned)).repeat_interleave(torch.tensor([len(items) for items in banned]))
+    item = torch.cat([torch.as_tensor(items, dtype=torch.long) for items in banned]) if len(row) else row
+    return row.to(device), item.to(device)

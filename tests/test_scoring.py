@@ -1,0 +1,338 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import CF, ITEMS, USERS
+
+from ilm_lib.model.backbone import weights_fingerprint
+from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.ilm import ILM
+from ilm_lib.model.prompts import Item, User
+from ilm_lib.model.refusals import ModelFolderError, WrongValue
+from ilm_lib.model.scoring import HistoryPrompt, ScoreHead, top_items
+from ilm_lib.sections import Score
+from ilm_lib.tasks.scoring import NO_LOSS, ScoringTasks, dev_metrics, next_items, rank
+from ilm_lib.train.score import score_loss, train_score
+
+KINDS = ["llama", "gpt2", "qwen2", "gemma3", "opt", "gpt_neox", "bloom"]
+FOLD = FoldIn(unobserved=0.1, observed=1.0, ridge=0.01, ridge_per_item=0.01, item_scale=1.0, user_scale=1.0)
+
+
+@pytest.fixture(scope="module")
+def new_scorer(new_ilm):
+    """new_scorer("gpt2", encoder="qformer", words="title", ...): an ILM with a head, of random weights."""
+
+    def make(llm="llama", *, encoder="mlp", positions="slot", free=True, context="llm", seed=0, **prompt):
+        bare = new_ilm(encoder, llm, seed=seed)
+        torch.manual_seed(seed)
+        head = ScoreHead(
+            32, CF, ITEMS, dim=8, free=free, context=context, prompt=HistoryPrompt(**{"history_max": 4} | prompt)
+        )
+        torch.nn.init.normal_(head.bias)
+        fold = FOLD if head.prompt.shows_users else None
+        return ILM(bare.llm, bare.tokenizer, bare.encoder, bare.cf, ITEMS, bare.catalogue, positions, fold, head).eval()
+
+    return make
+
+
+def tasks_of(ilm, data):
+    return ScoringTasks(data, ilm.catalogue, ilm.cf, ilm.head.prompt, [ilm.catalogue.sequential], ilm.fold_in)
+
+
+# ---------------------------------------------------------------- the head
+
+
+def test_a_score_is_the_product_of_query_and_row_and_a_bias(new_scorer):
+    head, vectors = new_scorer().head, torch.randn(ITEMS, CF)
+    hidden = torch.randn(3, 32)
+    query = F.layer_norm(hidden, (32,)) @ head.query.weight.T + head.query.bias
+    for i in range(ITEMS):
+        row = head.project.weight @ vectors[i] + head.project.bias + head.free[i]
+        table, bias = head.table(vectors)
+        torch.testing.assert_close(query @ row + head.bias[i], head.queries(hidden) @ table[i] + bias[i])
+
+
+def test_the_loss_is_cross_entropy_and_sampling_all_items_gives_the_same(new_scorer):
+    head, vectors = new_scorer().head, torch.randn(ITEMS, CF)
+    hidden, targets = torch.randn(40, 32), torch.randint(ITEMS, (40,))
+    table, bias = head.table(vectors)
+    whole = head.loss(hidden, vectors, targets)
+    torch.testing.assert_close(whole, F.cross_entropy(head.queries(hidden) @ table.T + bias, targets))
+    torch.testing.assert_close(head.loss(hidden, vectors, targets, torch.randperm(ITEMS)), whole)
+
+
+def test_the_sampled_loss_is_near_that_of_all_items(new_scorer):
+    """Its normaliser is unbiased; its logarithm is a little low."""
+    head, vectors = new_scorer().head, torch.randn(ITEMS, CF)
+    hidden, targets = torch.randn(40, 32), torch.randint(ITEMS, (40,))
+    torch.manual_seed(0)
+    draws = [head.loss(hidden, vectors, targets, torch.randperm(ITEMS)[:10]).item() for _ in range(300)]
+    assert np.mean(draws) == pytest.approx(head.loss(hidden, vectors, targets).item(), abs=0.05)
+    few = [head.loss(hidden, vectors, targets, torch.randperm(ITEMS)[:2]).item() for _ in range(300)]
+    assert np.std(few) > np.std(draws)
+
+
+def test_an_item_that_training_does_not_meet_is_no_negative_and_has_its_projection_alone(new_scorer):
+    ilm = new_scorer()
+    head, vectors = ilm.head, torch.randn(ITEMS, CF)
+    head.warm[4] = 0
+    table, bias = head.table(vectors)
+    torch.testing.assert_close(table[4], head.project(vectors[4]))
+    assert bias[4] == 0
+    hidden, targets = torch.randn(20, 32), torch.randint(4, (20,))
+    for negatives in (None, torch.arange(ITEMS)):
+        head.zero_grad()
+        head.loss(hidden, vectors, targets, negatives).backward()
+        assert not head.free.grad[4].any() and not head.bias.grad[4]
+        assert head.free.grad[5].any()
+    rest = [i for i in range(ITEMS) if i != 4]
+    expected = F.cross_entropy((head.queries(hidden) @ table.T + bias)[:, rest], targets)
+    torch.testing.assert_close(head.loss(hidden, vectors, targets), expected)
+
+
+@pytest.mark.parametrize("block", [1, 4, 7, 100])
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_top_items_are_those_of_a_full_sort(block, k):
+    torch.manual_seed(0)
+    queries, table, bias = torch.randn(6, 3), torch.randn(30, 3), torch.randn(30)
+    banned = [[], [1], [2, 3, 29], list(range(30)), [0, 0, 7], list(range(5, 30))]
+    items, log_probability = top_items(queries, table, bias, k, banned, block=block)
+    scores = queries @ table.T + bias
+    expected = scores.log_softmax(1)
+    for row, ban in enumerate(banned):
+        left = [i for i in scores[row].argsort(descending=True).tolist() if i not in ban][:k]
+        assert items[row].tolist() == left + [-1] * (min(k, 30) - len(left))
+        torch.testing.assert_close(log_probability[row, : len(left)], expected[row, left])
+    free = top_items(queries, table, bias, k, block=block)[0]
+    assert free.tolist() == scores.argsort(1, descending=True)[:, :k].tolist()
+
+
+# ---------------------------------------------------------------- reading a history
+
+
+@pytest.mark.parametrize("prompt", [{}, {"words": "title"}, {"words": "template"}, {"user": True}], ids=str)
+@pytest.mark.parametrize("positions", ["slot", "own", "shared"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_pass_reads_every_place_as_if_the_history_ended_there(new_scorer, data, kind, positions, prompt):
+    """And so it has seen nothing of what comes after: neither tokens nor words nor the user's vector."""
+    ilm = new_scorer(kind, positions=positions, **prompt)
+    windows, before = [[3, 1, 4, 5], [9, 2, 6], [5, 3]], [[7, 8], [], [0]]
+    scoring = tasks_of(ilm, data)
+    made = scoring.histories(ilm.prompts, windows, before, np.random.default_rng(0))
+    states = ilm.slot_states(made.batch, made.guests)
+    number = 0
+    for row, window in enumerate(windows):
+        own = int((made.batch.slot_prompt == row).sum())
+        for slot in range(own):
+            shown = slot + len(window) - own  # a user's slot comes before all items
+            if prompt.get("words") == "template" and not shown:
+                number += 1  # a user alone is asked in other words
+                continue
+            ends_in_words = slot < own - 1 and prompt.get("words")
+            short = scoring.histories(ilm.prompts, [[*window[:shown], 0]], [before[row]], np.random.default_rng(0))
+            batch = short.batch
+            if ends_in_words:  # which only the prompt's last slot is read with
+                batch.slot_read[-1] = batch.slot_start[-1] + ilm.prompts.num_query_tokens - 1
+            alone = ilm.slot_states(batch, short.guests)[-1]
+            torch.testing.assert_close(states[number], alone, atol=2e-4, rtol=1e-3)
+            assert int(made.targets[number]) == window[shown]
+            number += 1
+    assert number == len(states)
+
+
+@pytest.mark.parametrize("prompt", [{}, {"words": "title"}, {"words": "template"}, {"user": True}], ids=str)
+def test_no_state_has_seen_its_target_or_what_follows(new_scorer, data, prompt):
+    """Change an item of a window: states whose target it is, and all before, stay the same; later ones do not."""
+    ilm = new_scorer(**prompt)
+    scoring = tasks_of(ilm, data)
+    window, before = [3, 1, 4, 5, 9], [[7, 8]]
+    make = lambda items: scoring.histories(ilm.prompts, [items], before, np.random.default_rng(0))
+    made = make(window)
+    states = ilm.slot_states(made.batch, made.guests)
+    for place in range(len(window) - 1):
+        other = make([*window[:place], 12, *window[place + 1 :]])
+        changed = ilm.slot_states(other.batch, other.guests)
+        same = (states - changed).abs().amax(1) < 1e-5
+        targets = made.targets.tolist()
+        asked = targets.index(window[place]) if window[place] in targets else -1  # nobody is asked for the first
+        assert same[: asked + 1].all() and not same[asked + 1 :].any()
+
+
+def test_a_leak_would_be_seen(new_scorer, data):
+    """The same check finds a user's vector that is made of the whole sequence, target and all."""
+    ilm = new_scorer(user=True)
+    scoring = tasks_of(ilm, data)
+    make = lambda items: scoring.histories(ilm.prompts, [items], [[7, *items]], np.random.default_rng(0))
+    made, other = make([3, 1, 4]), make([3, 1, 12])
+    assert (ilm.slot_states(made.batch, made.guests) - ilm.slot_states(other.batch, other.guests)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("prompt", [{}, {"user": True}, {"words": "template"}], ids=str)
+def test_training_holds_neither_dev_nor_test_items(new_scorer, data, monkeypatch, prompt):
+    ilm = new_scorer(**prompt)
+    scoring = tasks_of(ilm, data)
+    parts, batch = [], scoring.training_batches(ilm.prompts, 6, 0)
+    monkeypatch.setattr(
+        ScoringTasks, "histories", lambda self, _, windows, before, *rest: parts.extend(zip(windows, before))
+    )
+    for number in range(60):
+        batch(number)
+    sequences = [data.train_sequence(u).tolist() for u in range(USERS)]
+    trained = [s for s in sequences if len(s) > 1]
+    begun = {tuple(map(int, [*before, *window])) for window, before in parts}
+    assert all(any(tuple(s[: len(part)]) == part for s in trained) for part in begun)
+    assert begun >= {tuple(s) for s in trained}  # and all of it is used
+    assert {len(window) for window, _ in parts} <= {2, 3, 4, 5}
+
+
+def test_targets_are_the_items_that_come_next():
+    prompts = [[User(0), " had ", Item(3), Item(1)], [Item(5), Item(6), " for ", User(2), " ?"]]
+    windows = [[3, 1, 4], [5, 6, 7]]
+    assert next_items(prompts, windows, "every") == [3, 1, 4, 6, 7, 7]
+    assert next_items(prompts, windows, "last") == [NO_LOSS, NO_LOSS, 4, NO_LOSS, NO_LOSS, 7]
+
+
+@pytest.mark.parametrize("context", ["last", "mean"])
+def test_without_the_llm_nothing_of_it_counts(new_scorer, data, context):
+    ilm, other = new_scorer("llama", context=context), new_scorer("gpt2", context=context)
+    other.encoder.load_state_dict(ilm.encoder.state_dict())
+    other.register_buffer("cf", ilm.cf, persistent=False)
+    made = tasks_of(ilm, data).histories(ilm.prompts, [[3, 1, 4], [5, 2]], [[], []], np.random.default_rng(0))
+    states = ilm.slot_states(made.batch)
+    torch.testing.assert_close(other.slot_states(made.batch), states)
+    one = ilm.encoder(ilm.cf[[3, 1, 5]]).mean(1)
+    second = one[1] if context == "last" else (one[0] + one[1]) / 2
+    torch.testing.assert_close(states, torch.stack([one[0], second, one[2]]))
+
+
+# ---------------------------------------------------------------- training
+
+
+def trained(ilm, data, folder, **changes):
+    params = Score(**dict(steps=60, batch_size=9, lr=0.02, precision="float32", eval_every=30) | changes)
+    scoring = tasks_of(ilm, data)
+    batches = scoring.training_batches(ilm.prompts, params.batch_size, 0, params.places)
+    users = np.arange(USERS)
+    train_score(folder, ilm, batches, params, seed=0, evaluate=lambda model, step: dev_metrics(model, scoring, users))
+    return scoring
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "qformer"])
+@pytest.mark.parametrize("prompt", [{}, {"words": "template"}], ids=str)
+def test_training_lowers_the_loss_and_leaves_the_llm_as_it_was(new_scorer, data, tmp_path, encoder, prompt):
+    ilm = new_scorer(encoder=encoder, **prompt)
+    text = ilm.encode([["What follows Toy items item_301 ?"]])
+    with torch.no_grad():
+        before, logits = weights_fingerprint(ilm.llm), ilm(text).logits
+    batch = tasks_of(ilm, data).training_batches(ilm.prompts, 9, 1)(0)
+    loss = lambda: float(score_loss(ilm.eval(), batch, Score()).detach())
+    first = loss()
+    trained(ilm, data, tmp_path)
+    assert loss() < first - 0.3
+    assert weights_fingerprint(ilm.llm) == before
+    with torch.no_grad():
+        assert torch.equal(ilm(text).logits, logits)
+
+
+def test_equal_seeds_give_equal_weights(new_scorer, data, tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        trained(new_scorer(), data, tmp_path / name, steps=10)
+    a, b = ((tmp_path / name / "score.safetensors").read_bytes() for name in "ab")
+    assert a == b
+
+
+def test_large_catalogues_are_sampled(new_scorer, data, monkeypatch):
+    ilm = new_scorer()
+    batch = tasks_of(ilm, data).training_batches(ilm.prompts, 9, 0)(0)
+    asked = []
+    monkeypatch.setattr(ScoreHead, "loss", lambda self, h, v, t, n=None: asked.append(None if n is None else len(n)))
+    score_loss(ilm, batch, Score(sampled_above=10, negatives=7))
+    score_loss(ilm, batch, Score(sampled_above=ITEMS))
+    assert asked == [7, None]
+
+
+# ---------------------------------------------------------------- recommending
+
+
+def test_recommend_scores_the_whole_catalogue(new_scorer):
+    ilm = new_scorer()
+    found = ilm.recommend(history=[Item(3), "Film 8"], k=20)
+    assert {r.item.row for r in found} == set(range(ITEMS)) - {3, 8}
+    batch = ilm.encode([[Item(3), Item(8)]])
+    with torch.no_grad():
+        table, bias = ilm.head.table(ilm.cf[:ITEMS])
+        expected = (ilm.head.queries(ilm.slot_states(batch)[-1:]) @ table.T + bias).log_softmax(1)[0]
+    assert [r.log_probability for r in found] == pytest.approx([float(expected[r.item.row]) for r in found], abs=1e-5)
+    assert [r.log_probability for r in found] == sorted((r.log_probability for r in found), reverse=True)
+    assert len(ilm.recommend(history=[Item(3)], k=3, exclude_history=False)) == 3
+    assert ilm.recommend(User(1), [Item(3)], readout="beam") != ilm.recommend(User(1), [Item(3)])
+
+
+@pytest.mark.parametrize("prompt", [{}, {"user": True}, {"words": "template"}, {"words": "title"}], ids=str)
+def test_many_at_once_are_recommended_as_each_alone(new_scorer, prompt):
+    ilm = new_scorer(**prompt)
+    histories = [[Item(3)], [Item(i) for i in range(9)], [Item(7), Item(2)]]
+    many = ilm.recommend_many([User(1), None, "u3"], histories, 5)
+    for user, history, found in zip([User(1), None, User(3)], histories, many):
+        alone = ilm.recommend(user, history, 5)
+        assert [r.item for r in found] == [r.item for r in alone]
+        assert [r.log_probability for r in found] == pytest.approx([r.log_probability for r in alone], abs=1e-4)
+    assert ilm.recommend_many(None, [], 5) == []
+
+
+@pytest.mark.parametrize("task", ["sequential", "straightforward"])
+def test_rank_agrees_with_recommend(new_scorer, data, task):
+    ilm = new_scorer(user=True)
+    users = np.array([4, 0, 7])
+    ranked = rank(ilm, tasks_of(ilm, data), task=task, split="test", users=users, history_rules=("kept", "excluded"))
+    for row, user in enumerate(users):
+        history = [Item(int(i)) for i in data.history(user, "test")] if task == "sequential" else []
+        found = ilm.recommend(User(int(user)), history, 10, exclude_history=False)
+        assert ranked["kept"][row].tolist() == [r.item.row for r in found]
+        assert not set(ranked["excluded"][row]) & set(data.history(user, "test").tolist())
+
+
+def test_the_table_follows_every_change(new_scorer):
+    ilm = new_scorer()
+    first = ilm.table()
+    assert ilm.table() is first
+    with torch.no_grad():
+        ilm.head.bias[0] += 1
+    assert ilm.table()[1][0] == first[1][0] + 1
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda m: m.recommend(User(1)), "history"),
+    (lambda m: m.recommend(history=[Item(1)], readout="beams"), "'beam' or 'score'"),
+    (lambda m: m.recommend_many([User(1)], []), "one history for each user"),
+], ids=["no history", "unknown readout", "unequal"])  # fmt: skip
+def test_what_cannot_be_asked_is_refused(new_scorer, call, words):
+    with pytest.raises(WrongValue, match=words):
+        call(new_scorer())
+
+
+def test_a_model_without_a_head_has_no_scores(new_ilm):
+    with pytest.raises(WrongValue, match="no head"):
+        new_ilm("mlp").recommend(history=[Item(1)], readout="score")
+
+
+# ---------------------------------------------------------------- saving
+
+
+@pytest.mark.parametrize("users", [True, False])
+@pytest.mark.parametrize("prompt", [{}, {"user": True}, {"words": "title"}], ids=str)
+def test_a_saved_model_recommends_the_same(new_scorer, tmp_path, prompt, users):
+    ilm = new_scorer(**prompt)
+    ilm.head.warm[2] = 0
+    loaded = ILM.from_pretrained(ilm.save_pretrained(tmp_path / "model", users=users))
+    ask = lambda model: model.recommend(history=[Item(i) for i in (3, 8, 1, 5, 7, 9)], k=8)
+    assert loaded.head.config() == ilm.head.config()
+    assert [r.item for r in ask(loaded)] == [r.item for r in ask(ilm)]
+
+
+def test_a_head_of_other_items_is_refused(new_scorer, tmp_path):
+    ilm = new_scorer()
+    ilm.head = ScoreHead(32, CF, ITEMS - 1, dim=8)
+    with pytest.raises(ModelFolderError, match="other items"):
+        ILM.from_pretrained(ilm.save_pretrained(tmp_path / "model"))
