@@ -141,15 +141,25 @@ def _factors(user: np.ndarray, item: np.ndarray) -> CFEmbeddings:
 
 
 def fold_in(
-    cf: CFEmbeddings, *, engine: Engine = "irspack", regularization: float | None = None, unobserved_weight: float = 0.1
+    cf: CFEmbeddings,
+    *,
+    engine: Engine = "irspack",
+    regularization: float | None = None,
+    unobserved_weight: float = 0.1,
+    fused: CFEmbeddings | None = None,
 ) -> FoldIn:
     """How users who were not there come to vectors like those of `cf.scaled_table()`; arguments as given to `fit_cf`.
+
+    With `fused`, the vectors that `vectors.fuse` made of these factors and other parts, to ones like those of its.
 
     It is the user's half of a sweep; the items' half came last, so a user of the training set gets nearly the same
     vector and not the very same.
     """
     r, a = REGULARIZATION[engine] if regularization is None else regularization, unobserved_weight
-    scales = {"item_scale": float(_rms(cf.item)), "user_scale": float(_rms(cf.user))}
+    scales: dict[str, Any] = {"item_scale": float(_rms(cf.item)), "user_scale": float(_rms(cf.user))}
+    if fused is not None:
+        whole = float(_rms(fused.user))  # by which `scaled_table` divides all parts of a user
+        scales |= {"user_scale": scales["user_scale"] * whole, "factors": cf.item.shape[1], "mean_scale": whole}
     if engine == "implicit":
         return FoldIn(unobserved=a, observed=1 + a, ridge=a * r, ridge_per_item=0.0, **scales)
     return FoldIn(unobserved=a, observed=1.0, ridge=r * a * len(cf.item), ridge_per_item=r, **scales)

@@ -24,6 +24,7 @@ class FoldIn:
         item_scale, user_scale: by what the factorisation's vectors were divided for the model (`scaled_table`).
         factors: how many of a vector's numbers are factors, the first ones; of the others, as of a text, a user has the
             mean over the history. 0: all are.
+        mean_scale: by what such a mean is divided.
     """
 
     unobserved: float
@@ -33,6 +34,7 @@ class FoldIn:
     item_scale: float
     user_scale: float
     factors: int = 0
+    mean_scale: float = 1.0
 
     def __call__(self, items: np.ndarray, history: Sequence[int]) -> np.ndarray:
         """(d,) float32 vector of a user; arguments as of `many`."""
@@ -55,5 +57,5 @@ class FoldIn:
             own = table[rows]  # (n, width)
             system = common + own.T @ own + self.ridge_per_item * len(own) * np.eye(width)
             vector[:width] = np.linalg.solve(system, self.observed * own.sum(0)) / self.user_scale
-            vector[width:] = items[rows, width:].mean(0)
+            vector[width:] = items[rows, width:].mean(0) / self.mean_scale
         return found

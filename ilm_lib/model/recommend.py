@@ -118,4 +118,6 @@ def last_queries(ilm: ILM, prompts: Sequence[Prompt], guests: Tensor | None = No
     assert ilm.head is not None, "a model without a head scores nothing"
     batch = ilm.encode(prompts, pack=True)
     last = torch.searchsorted(batch.slot_prompt, torch.arange(len(prompts), device=ilm.device), right=True) - 1
-    return ilm.head.queries(ilm.slot_states(batch, guests)[last])
+    states = ilm.slot_states(batch, guests)[last]
+    with torch.autocast(ilm.device.type, enabled=False):  # a ranking is in full precision, whatever the LLM reads in
+        return ilm.head.queries(states)

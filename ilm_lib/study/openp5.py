@@ -126,7 +126,7 @@ def make_llm_ranking(
                 autocast=use_bfloat16(precision),
             )
             tops |= {f"{task}|{asked}|{rule}": top for rule, top in found.items()}
-    _save_tops(folder, tasks.data, users, tops)
+    save_tops(folder, tasks.data, users, tops)
 
 
 def make_popularity_ranking(folder: Path, *, data: Artifact, **asked: Any) -> None:
@@ -183,10 +183,11 @@ def _rank_without_prompts(
     for rule in rules:
         top = ranking(loaded.seen_matrix("test") if rule == "excluded" else None)[users]
         tops |= {f"{task}|{asked}|{rule}": top for task in TASKS for asked in wordings}
-    _save_tops(folder, loaded, users, tops)
+    save_tops(folder, loaded, users, tops)
 
 
-def _save_tops(folder: Path, loaded: Dataset, users: np.ndarray, tops: dict[str, np.ndarray]) -> None:
+def save_tops(folder: Path, loaded: Dataset, users: np.ndarray, tops: dict[str, np.ndarray]) -> None:
+    """Leave tops.npz: users, their targets, and (U', 10) items ranked first, by "task|prompt|history"."""
     first = {name: top[:, :10].astype(np.int32) for name, top in tops.items()}
     np.savez_compressed(folder / "tops.npz", users=users, target=loaded.test_targets()[users], **first)
 

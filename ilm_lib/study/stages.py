@@ -34,11 +34,11 @@ from ilm_lib.train.pretrain import pretrain, reference
 # ---------------------------------------------------------------- phase 1
 
 
-def phase1(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
-    """The Q-Former of a method after phase 1."""
+def phase1(params: Params, seed: int, method: str, *, vectors: Artifact | None = None, build: bool = False) -> Artifact:
+    """The Q-Former of a method after phase 1; `vectors` that it reads in place of the profile's embeddings."""
     given = {
         "data": inputs.data(params),
-        "cf": inputs.embeddings(params, seed, build=build),
+        "cf": inputs.embeddings(params, seed, build=build) if vectors is None else vectors,
         "qformer": params.qformer,
         "settings": params.phase1.model_copy(update={"losses": params.losses_of(method)}),
         "seed": seed,

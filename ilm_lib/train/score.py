@@ -70,6 +70,7 @@ def train_score(
         {
             "encoder": encoder_config(ilm.encoder),
             "head": ilm.head.config(),
+            "item_positions": ilm.prompts.item_positions,
             "llm_before": before,
             "llm_after": after,
             "trained": {name: sum(p.numel() for p in module.parameters()) for name, module in trained.items()},

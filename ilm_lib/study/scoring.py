@@ -1,0 +1,187 @@
+"""The score read-out in the study: its training, its rankings, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from ilm_lib.devices import device, use_bfloat16
+from ilm_lib.files import read_json
+from ilm_lib.methods import METHODS, Encoder
+from ilm_lib.model.encoders import build_encoder
+from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.ilm import ILM
+from ilm_lib.model.scoring import HistoryPrompt, ScoreHead
+from ilm_lib.sections import HistoryRule, Score
+from ilm_lib.settings import Params, QFormerParams
+from ilm_lib.study import inputs, stages
+from ilm_lib.study.artifacts import Artifact, stage
+from ilm_lib.study.openp5 import save_tops
+from ilm_lib.study.vectors import MADE_BY, history_fold_in, vectors
+from ilm_lib.tasks.openp5 import RecommendationTasks
+from ilm_lib.tasks.scoring import ScoringTasks, dev_metrics, rank
+from ilm_lib.train.phase2 import new_encoder
+from ilm_lib.train.score import train_score
+
+
+def score(params: Params, seed: int, method: str, *, shuffled: bool = False, build: bool = False) -> Artifact:
+    """A method's item encoder and head, trained to score the catalogue over the frozen LLM.
+
+    Args:
+        shuffled: give every item and user another one's vector (a control).
+    """
+    chosen, encoder = params.score, METHODS[method].encoder
+    cf = vectors(params, seed, chosen.vectors, build=build)
+    given = {
+        "data": inputs.data(params),
+        "cf": cf,
+        "fold_in": _json(history_fold_in(params, seed, chosen.vectors)) if _shows_users(chosen) else None,
+        "llm": stages.backbone(params, seed, build=build),
+        "aligned": stages.phase1(params, seed, method, vectors=cf, build=build) if METHODS[method].phase1 else None,
+        "encoder": encoder,
+        "qformer": params.qformer if encoder == "qformer" else None,
+        "settings": chosen if encoder == "mlp" else chosen.model_copy(update={"mlp_tokens": 1}),
+        "shuffled": shuffled,
+        "seed": seed,
+        **inputs.wording(params),
+    }
+    return stage("score", make_score, params.profile, made_by=MADE_BY, build=build, given=given)
+
+
+def make_score(
+    folder: Path,
+    *,
+    data: Artifact,
+    cf: Artifact,
+    fold_in: dict[str, float] | None,
+    llm: Artifact,
+    aligned: Artifact | None,
+    encoder: Encoder,
+    qformer: QFormerParams | None,
+    settings: Score,
+    shuffled: bool,
+    seed: int,
+    **wording: Any,
+) -> None:
+    """Train encoder and head; the weights with the best NDCG@10 on the dev items, history excluded, are kept."""
+    tasks = inputs.tasks_of(data, **wording)
+    model, tokenizer = stages.load_llm(llm)
+    table, num_items = stages.cf_of_model(cf, seed, shuffled)
+    item_encoder = new_encoder(
+        encoder,
+        table,
+        model,
+        qformer=qformer,
+        mlp_tokens=settings.mlp_tokens,
+        seed=seed,
+        aligned=load_file(aligned.path("qformer.safetensors")) if aligned else None,
+    )
+    head = ScoreHead(
+        model.get_input_embeddings().embedding_dim,
+        table.shape[1],
+        num_items,
+        dim=settings.dim,
+        free=settings.free,
+        dropout=settings.dropout,
+        context=settings.context,
+        prompt=HistoryPrompt(settings.words, settings.user, settings.history_max),
+    )
+    head.warm.copy_(torch.from_numpy(tasks.data.train_matrix().getnnz(0) > 0))
+    fold = FoldIn(**fold_in) if fold_in else None
+    ilm = ILM(model, tokenizer, item_encoder, table, num_items, tasks.catalogue(), settings.item_positions, fold, head)
+    scoring = scoring_tasks(ilm, tasks)
+    users = inputs.sample_users(tasks.data.num_users, settings.dev_users)
+    autocast = use_bfloat16(settings.precision)
+    train_score(
+        folder,
+        ilm,
+        scoring.training_batches(ilm.prompts, settings.batch_size, seed, settings.places),
+        settings,
+        seed=seed,
+        evaluate=lambda model, step: dev_metrics(model, scoring, users, autocast=autocast),
+    )
+
+
+def scoring_tasks(ilm: ILM, tasks: RecommendationTasks) -> ScoringTasks:
+    """The histories of a dataset as a model with a head is asked of them."""
+    sources = [t.source for t in tasks.templates if (t.task, t.wording) == ("sequential", "seen")]
+    return ScoringTasks(tasks.data, tasks.catalogue(), ilm.cf.cpu(), ilm.head.prompt, sources, ilm.fold_in)
+
+
+def trained_scorer(
+    llm: Artifact,
+    cf: Artifact,
+    trained: Artifact,
+    *,
+    tasks: RecommendationTasks,
+    fold_in: dict[str, float] | None = None,
+    seed: int = 0,
+    shuffled: bool = False,
+) -> ILM:
+    """The model that `score` trained."""
+    model, tokenizer = stages.load_llm(llm)
+    table, num_items = stages.cf_of_model(cf, seed, shuffled)
+    about, weights = read_json(trained.path("score.json")), load_file(trained.path("score.safetensors"))
+    encoder, head = build_encoder(about["encoder"]), ScoreHead.from_config(about["head"])
+    for name, module in (("encoder", encoder), ("head", head)):
+        module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(name)})
+    fold = FoldIn(**fold_in) if fold_in else None
+    positions = about["item_positions"]
+    return ILM(model, tokenizer, encoder, table, num_items, tasks.catalogue(), positions, fold, head).eval()
+
+
+def score_ranking(params: Params, seed: int, method: str, *, shuffled: bool = False, build: bool = False) -> Artifact:
+    """The ten items that a trained read-out scores highest for every test user, by history rule; see `save_tops`."""
+    chosen = params.score
+    given = {
+        "data": inputs.data(params),
+        "cf": vectors(params, seed, chosen.vectors, build=build),
+        "fold_in": _json(history_fold_in(params, seed, chosen.vectors)) if _shows_users(chosen) else None,
+        "llm": stages.backbone(params, seed, build=build),
+        "trained": score(params, seed, method, shuffled=shuffled, build=build),
+        "shuffle_seed": seed if shuffled else None,
+        "precision": chosen.precision,
+        "rules": params.evaluation.histories,
+        **inputs.wording(params),
+    }
+    return stage("score_ranking", make_score_ranking, params.profile, made_by=MADE_BY, build=build, given=given)
+
+
+def make_score_ranking(
+    folder: Path,
+    *,
+    data: Artifact,
+    cf: Artifact,
+    fold_in: dict[str, float] | None,
+    llm: Artifact,
+    trained: Artifact,
+    shuffle_seed: int | None,
+    precision: str,
+    rules: Sequence[HistoryRule],
+    **wording: Any,
+) -> None:
+    """Rank for all users; leave tops.npz. A user alone is asked only where the prompt has a user's slot."""
+    tasks = inputs.tasks_of(data, **wording)
+    control = {} if shuffle_seed is None else {"shuffled": True, "seed": shuffle_seed}
+    ilm = trained_scorer(llm, cf, trained, tasks=tasks, fold_in=fold_in, **control).to(device())
+    users = np.arange(tasks.data.num_users)
+    scoring, tops = scoring_tasks(ilm, tasks), {}
+    for task in ("sequential", "straightforward") if ilm.head.prompt.shows_users else ("sequential",):
+        found = rank(
+            ilm, scoring, task=task, split="test", users=users, history_rules=rules, autocast=use_bfloat16(precision)
+        )
+        tops |= {f"{task}||{rule}": top for rule, top in found.items()}
+    save_tops(folder, tasks.data, users, tops)
+
+
+def _shows_users(settings: Score) -> bool:
+    return HistoryPrompt(settings.words, settings.user).shows_users
+
+
+def _json(fold_in: FoldIn | None) -> dict[str, float] | None:
+    return None if fold_in is None else vars(fold_in).copy()

@@ -1,0 +1,74 @@
+"""The item vectors of the score read-out: one kind, or several put end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from ilm_lib.baselines.cf import fold_in
+from ilm_lib.baselines.sasrec import load_sasrec
+from ilm_lib.baselines.vectors import fuse
+from ilm_lib.metrics import embed_sentences, sentence_encoder
+from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.sections import VectorKind
+from ilm_lib.settings import Params
+from ilm_lib.study import inputs, openp5
+from ilm_lib.study.artifacts import Artifact, stage
+
+MADE_BY = "10_scoring"
+
+
+def vectors(params: Params, seed: int, kinds: Sequence[VectorKind], *, build: bool = False) -> Artifact:
+    """Vectors of items and users, in the form of `inputs.embeddings`; of "cf" alone they are these."""
+    cf = inputs.embeddings(params, seed, build=build) if "cf" in kinds else None
+    if cf is not None and len(kinds) == 1:
+        return cf
+    given = {
+        "data": inputs.data(params),
+        "cf": cf,
+        "sasrec": openp5.sasrec(params, seed, build=build) if "sasrec" in kinds else None,
+        "text": text_vectors(params, build=build) if "text" in kinds else None,
+    }
+    return stage("vectors", make_vectors, params.profile, made_by=MADE_BY, build=build, given=given)
+
+
+def make_vectors(
+    folder: Path, *, data: Artifact, cf: Artifact | None, sasrec: Artifact | None, text: Artifact | None
+) -> None:
+    """Leave embeddings.safetensors."""
+    others = []
+    if sasrec is not None:
+        others.append(load_sasrec(sasrec.path("sasrec")).get_input_embeddings().weight.detach().float().numpy())
+    if text is not None:
+        table = load_file(text.path("text.safetensors"))["item"]
+        others.append(table - table.mean(0))
+    factors = None if cf is None else inputs.cf_embeddings(cf)
+    fused = fuse(factors, others, inputs.open_dataset(data).train_matrix())
+    save_file({"user": fused.user, "item": fused.item}, folder / "embeddings.safetensors")
+
+
+def text_vectors(params: Params, *, build: bool = False) -> Artifact:
+    """A sentence encoder's vectors of the items' texts."""
+    given = {"data": inputs.data(params), "encoder": params.elm24.sentence_encoder}
+    return stage("text_vectors", make_text_vectors, params.profile, made_by=MADE_BY, build=build, given=given)
+
+
+def make_text_vectors(folder: Path, *, data: Artifact, encoder: str | None) -> None:
+    """Leave text.safetensors: "item" (I, D) unit vectors, zeros for items without a text."""
+    loaded = inputs.open_dataset(data)
+    texts = [loaded.item_text(i, 100) for i in range(loaded.num_items)]
+    found = embed_sentences(sentence_encoder(encoder), texts)
+    known = np.array([bool(text) for text in texts])
+    save_file({"item": np.where(known[:, None], found, 0).astype(np.float32)}, folder / "text.safetensors")
+
+
+def history_fold_in(params: Params, seed: int, kinds: Sequence[VectorKind]) -> FoldIn | None:
+    """How a user's vector is made of a history; None without factors, or where they came from a file."""
+    if "cf" not in kinds or params.embeddings.file:
+        return None
+    cf, fused = (inputs.cf_embeddings(vectors(params, seed, which)) for which in (("cf",), kinds))
+    made = params.embeddings.model_dump(include={"engine", "regularization", "unobserved_weight"})
+    return fold_in(cf, **made, fused=fused if len(kinds) > 1 else None)
