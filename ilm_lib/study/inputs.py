@@ -21,7 +21,10 @@ from torch import Tensor
 from ilm_lib.baselines.cf import CFEmbeddings, fit_cf, load_cf
 from ilm_lib.data import Dataset, data_dir, load_openp5
 from ilm_lib.data.enough import Counts, check
+from ilm_lib.data.splits import SPLITS, Split
 from ilm_lib.data.templates import OUR_TEMPLATES, load_templates
+from ilm_lib.data.temporal import split_by_date
+from ilm_lib.data.time_order import NO_TIMES, TIMES
 from ilm_lib.data.toy import make_toy_world
 from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.files import write_json
@@ -32,6 +35,7 @@ from ilm_lib.settings import Embeddings, Params
 from ilm_lib.study.artifacts import Artifact, SourceFile, stage
 from ilm_lib.tasks.openp5 import RecommendationTasks
 from ilm_lib.train.pairs import Pairs
+from ilm_lib.values import Moment
 
 
 def data(params: Params, *, build: bool = False) -> Artifact:
@@ -62,6 +66,9 @@ def _data(params: Params, build: bool) -> Artifact:
     folder = data_dir() / str(d.folder)
     files = {path.name: SourceFile(path) for path in sorted(folder.glob("*")) if path.is_file()}
     given = {"name": d.name, "files": files or {"user_sequence.txt": SourceFile(folder / "user_sequence.txt")}}
+    if d.split == "temporal":
+        given["files"] |= {TIMES: SourceFile(folder / TIMES, NO_TIMES)}
+        given |= {"dev_from": d.dev_from, "test_from": d.test_from}
     return stage("data", make_data, params.profile, made_by="01_data", build=build, given=given)
 
 
@@ -72,11 +79,22 @@ def make_toy_data(folder: Path, *, name: str, num_items: int, num_users: int, wo
     make_data(folder, name=name, files=files)
 
 
-def make_data(folder: Path, *, name: str, files: Mapping[str, SourceFile]) -> None:
-    """Leave `dataset/` (arrays) and summary.json of a dataset in OpenP5's form."""
+def make_data(
+    folder: Path,
+    *,
+    name: str,
+    files: Mapping[str, SourceFile],
+    dev_from: Moment | None = None,
+    test_from: Moment | None = None,
+) -> None:
+    """Leave `dataset/` (arrays) and summary.json of a dataset in OpenP5's form; with dates, split by them."""
     source = next(iter(files.values())).path.parent
     loaded = load_openp5(source, name=name, cache=folder / "dataset")
     counts = {"users": loaded.num_users, "items": loaded.num_items, "interactions": loaded.num_interactions}
+    if dev_from is not None and test_from is not None:
+        loaded = split_by_date(loaded, source, dev_from, test_from)
+        loaded.save(folder / "dataset")
+        counts |= {f"{split}_users": len(loaded.users_of(split)) for split in SPLITS}
     write_json(folder / "summary.json", {"name": name, **counts, "notes": loaded.notes, "checksums": loaded.checksums})
 
 
@@ -156,11 +174,12 @@ def openp5_pairs(loaded: Dataset) -> Pairs:
     return Pairs([t for _, t in texts], np.array([i for i, _ in texts], np.int64), loaded.item_pairs(), user_item)
 
 
-def sample_users(count: int, limit: int | None) -> np.ndarray:
-    """All users, or a seeded sample that is the same for every method and seed."""
-    if limit is None or limit >= count:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
+def sample_users(loaded: Dataset, split: Split, limit: int | None) -> np.ndarray:
+    """All users that have a target, or a seeded sample of them that is the same for every method and seed."""
+    users = loaded.users_of(split)
+    if limit is None or limit >= len(users):
+        return users
+    return np.sort(np.random.default_rng(0).choice(users, limit, replace=False))
 
 
 def card(params: Params, started: float) -> HTML:
