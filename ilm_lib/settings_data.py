@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ilm_lib.values import Count, Moment, Name, Place, Section, Seed, Separator
+from ilm_lib.values import Count, Moment, Name, Place, Section, Seed, Separator, Share
 
 
 class Data(Section):
@@ -25,6 +25,9 @@ class Data(Section):
     )
     dev_from: Moment = Field(0.8, description="temporal: training ends here, at a share of all interactions or a date")
     test_from: Moment = Field(0.9, description="temporal: the test period starts here")
+    cold_items: Share | None = Field(
+        None, description="share of the items, of those with a text, that is in no interaction (data/cold.py)"
+    )
 
     @model_validator(mode="after")
     def _of_one_source(self) -> Self:

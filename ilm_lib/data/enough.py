@@ -91,10 +91,8 @@ def check(params: Params, counts: Counts) -> None:
     check_size(counts.name, users=counts.users, items=counts.items, examples=counts.examples)
     for split, users in counts.targets.items():
         if users < LEAST:
-            raise TooSmall(
-                f"{counts.name}: {_count(users, 'user')} of {counts.users:,} have a {split} target after data.dev_from "
-                f"{params.data.dev_from} and data.test_from {params.data.test_from}; a study needs {LEAST}. Move them"
-            )
+            raise TooSmall(f"{counts.name}: {_count(users, 'user')} of {counts.users:,} have a {split} target; a study "
+                           f"needs {LEAST}. {_more_targets(params)}")  # fmt: skip
     if params.evaluation.enabled:
         _check_losses(params, counts)
     if params.elm24.enabled and not params.elm24.file:
@@ -141,6 +139,12 @@ def _check_films(params: Params, counts: Counts) -> None:
             f"{counts.name}: elm24.test_fraction {e.test_fraction:g} of {films} films leaves {test} to test and "
             f"{films - test} to train on; two of each are needed. Choose another fraction."
         )
+
+
+def _more_targets(params: Params) -> str:
+    if params.data.split == "temporal":
+        return f"Move data.dev_from {params.data.dev_from} and data.test_from {params.data.test_from}"
+    return "Lower data.cold_items" if params.data.cold_items else "Add interactions"
 
 
 def _count(count: int, what: str) -> str:
