@@ -236,6 +236,8 @@ def test_sasrec_asks_only_whom_there_is_something_to_ask():
     assert ranking_metrics(top, data.test_targets()[users])["HR@10"].mean() > 0.8
     with pytest.raises(ValueError, match="has no test target"):
         sasrec_top_k(model, data, "test", 10, exclude=True, users=np.arange(80))
+    with pytest.raises(TooSmall, match="no user has a dev target"):
+        train_sasrec(replace(data, held_out=by_date(times, data.offsets, 60, 60)), SASRec(**SMALL), seed=0)
 
 
 # ------------------------------------------------------------ the study
@@ -273,7 +275,7 @@ def test_the_stages_of_the_baselines_follow_the_split(tmp_path, monkeypatch):
         with np.load(openp5.evaluation(params, 0, method, build=True).path("tops.npz")) as saved:
             assert saved["users"].tolist() == asked.tolist() and (saved["target"] >= 0).all()
             assert len(saved["sequential|seen|excluded"]) == len(asked)
-    with pytest.raises(TooSmall, match=r"users of 60 have a test target after .*data\.test_from 0\.999"):
+    with pytest.raises(TooSmall, match=r"users of 60 have a test target; .*data\.test_from 0\.999"):
         inputs.data(params.with_(**{"data.test_from": 0.999}), build=True)
     (folder / "user_time.txt").unlink()
     with pytest.raises(DataError, match=r"user_time\.txt: is missing\. .*python -m ilm_lib\.data"):

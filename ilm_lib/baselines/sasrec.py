@@ -68,8 +68,12 @@ def train_sasrec(
         the model on the CPU and the log of `loop.fit`.
 
     Raises:
-        TooSmall: no user has two training items.
+        TooSmall: no user has two training items, or none a dev target.
     """
+    if not len(data.users_of("dev")):
+        raise TooSmall(
+            f"{data.name}: no user has a dev target to choose weights by. Move data.dev_from and data.test_from"
+        )
     torch.manual_seed(seed)
     model = new_sasrec(data.num_items, params).to(device())
     users = np.sort(np.random.default_rng(0).permutation(data.users_of("dev"))[: params.dev_users])
