@@ -101,6 +101,7 @@ def of_users(tasks: RecommendationTasks, users: np.ndarray) -> RecommendationTas
         sequences=np.concatenate(sequences),
         offsets=np.cumsum([0, *map(len, sequences)]),
         user_index=data.user_index[users],
+        held_out=data.held_out and data.held_out[users],
     )
     indexing = Indexing(part.name, part.user_index, part.item_index, tasks.indexing.history_separator)
     return replace(tasks, data=part, indexing=indexing)
@@ -167,7 +168,7 @@ def make_full(
     tasks = inputs.tasks_of(data, **wording)
     ilm = stages.new_ilm("qformer", llm, cf, aligned, qformer, settings, tasks=tasks, seed=seed)
     ilm.llm.requires_grad_(True)
-    users = inputs.sample_users(tasks.data.num_users, settings.dev_users)
+    users = inputs.sample_users(tasks.data, "dev", settings.dev_users)
     log = fit(
         ilm.to(device()),
         [*ilm.encoder.parameters(), *ilm.llm.parameters()],

@@ -12,6 +12,7 @@ from ilm_lib.errors import Refusal
 from ilm_lib.explain import explain
 from ilm_lib.methods import METHODS, TRAINED, Loss
 from ilm_lib.sections import HistoryRule, ItemPositions, Optim, Precision, Score, Wording
+from ilm_lib.settings_data import Data
 from ilm_lib.values import (
     Batch,
     Count,
@@ -22,7 +23,6 @@ from ilm_lib.values import (
     Rate,
     Section,
     Seed,
-    Separator,
     Share,
     Size,
     Temperature,
@@ -34,35 +34,6 @@ from ilm_lib.values import (
 
 class ParamsError(Refusal, ValueError):
     """A setting is unknown or out of range; the message names it and what is allowed."""
-
-
-class Data(Section):
-    source: Literal["toy", "openp5"] = "toy"
-    name: Name = Field("Toy", description="the {dataset} of the prompts and of the tables")
-    folder: Place | None = Field(None, description="OpenP5 form, relative to ILM_DATA_DIR")
-    num_items: int = Field(300, ge=80, le=10_000, description="toy only")
-    num_users: int = Field(1000, ge=50, le=1_000_000, description="toy only")
-    world_seed: Seed = Field(0, description="toy only; the world does not change with the run's seed")
-    history_max: Count = Field(20, description="items of history in a prompt, the last ones")
-    history_separator: Separator = " , "
-    templates: Place | None = Field(None, description="file in OpenP5's prompt.txt form; default: ours")
-
-    @model_validator(mode="after")
-    def _of_one_source(self) -> Self:
-        if self.source == "toy":
-            if self.folder:
-                raise ValueError("data.folder is read with data.source: openp5 alone; add the source or leave it out")
-            if self.num_items * self.num_users > 10**8:
-                raise ValueError("data.num_items times data.num_users is more than 100,000,000; lower one of them")
-            return self
-        if not self.folder:
-            raise ValueError("data.folder is needed with data.source: openp5, e.g. folder: openp5/ML100K")
-        if "name" not in self.model_fields_set:
-            raise ValueError("data.name is needed with data.source: openp5; prompts and tables call the data so")
-        for key in ("num_items", "num_users", "world_seed"):  # a default is said by files that hold every setting
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"data.{key} is of the toy world alone; leave it out with data.source: openp5")
-        return self
 
 
 class Embeddings(Section):

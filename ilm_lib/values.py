@@ -7,10 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import date
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ilm_lib.explain import Wrong, admits
 
@@ -98,6 +109,15 @@ def _separator(text: str) -> str:
     return text
 
 
+def _moment(value: Any) -> float | str:
+    with suppress(TypeError, ValueError):
+        if isinstance(value, str):
+            return date.fromisoformat(value).isoformat()
+        if 0 < value < 1:
+            return float(value)
+    raise Wrong('is neither a share nor a date; give a number above 0 and below 1, or a day in quotes as "2015-06-01"')
+
+
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -118,6 +138,8 @@ Name = Annotated[str, AfterValidator(_name)]
 #: A file or a folder, or a name of the Hugging Face hub. Absolute ones and .. are taken as they are.
 Place = Annotated[str, AfterValidator(_place)]
 Separator = Annotated[str, AfterValidator(_separator)]
+#: A share of all interactions, or a day.
+Moment = Annotated[float | str, PlainValidator(_moment)]
 ProfileName = Annotated[str, AfterValidator(_profile)]
 
 

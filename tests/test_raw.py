@@ -25,6 +25,7 @@ from ilm_lib.data.prepare import k_core, prepare, write_openp5
 from ilm_lib.data.raw import GENRES_100K, clean, read_amazon_reviews, read_amazon_texts, read_movielens
 from ilm_lib.data.records import read_texts
 from ilm_lib.data.tables import read_csv
+from ilm_lib.data.time_order import read_times
 from ilm_lib.paper import PAPER_TABLE2
 
 
@@ -298,6 +299,7 @@ def test_round_trip(tmp_path):
         ("bob", ["11", "10", "9", "7"]),
     ]
     assert data.user_index.tolist() == [1, 2, 3] and data.item_index.tolist() == [1001, 1002, 1003, 1004, 1005]
+    assert read_times(tmp_path / "sets" / "Tiny", data)[0].tolist() == [2, 5, 5, 8, 2, 3, 9, 4, 5, 5, 5]
     by_id = dict(zip(data.items, data.texts, strict=True))
     assert by_id["9"] == {"id": "9", **TEXTS["9"]} and by_id["11"]["brand"] == "El" and by_id["10"] == {}
     assert data.notes["unused_texts"] == data.notes["unused_item_indices"] == data.notes["blank_lines"] == 0
@@ -340,7 +342,7 @@ def test_equal_bytes(tmp_path):
             env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
         )
         contents.append({p.name: p.read_bytes() for p in (tmp_path / seed).iterdir()})
-    assert contents[0] == contents[1] and len(contents[0]) == 4
+    assert contents[0] == contents[1] and len(contents[0]) == 5
 
 
 def test_write_refuses(tmp_path):
@@ -358,7 +360,7 @@ def test_write_refuses(tmp_path):
 
 def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(*_, **__):
-        assert [len(list(p.iterdir())) for p in tmp_path.iterdir()] == [3]
+        assert [len(list(p.iterdir())) for p in tmp_path.iterdir()] == [4]
         raise OSError("no space left")
 
     monkeypatch.setattr(writer.gzip, "compress", full_disk)

@@ -68,11 +68,15 @@ def train_sasrec(
         the model on the CPU and the log of `loop.fit`.
 
     Raises:
-        TooSmall: no user has two training items.
+        TooSmall: no user has two training items, or none a dev target.
     """
+    if not len(data.users_of("dev")):
+        raise TooSmall(
+            f"{data.name}: no user has a dev target to choose weights by. Move data.dev_from and data.test_from"
+        )
     torch.manual_seed(seed)
     model = new_sasrec(data.num_items, params).to(device())
-    users = np.sort(np.random.default_rng(0).permutation(data.num_users)[: params.dev_users])
+    users = np.sort(np.random.default_rng(0).permutation(data.users_of("dev"))[: params.dev_users])
     target = data.dev_targets()[users]
 
     def evaluate(reader: LanguageModel, step: int) -> dict[str, float]:
@@ -100,7 +104,7 @@ def training_batches(data: Dataset, params: SASRec, seed: int) -> Callable[[int]
 
     A window is as long as the network reads, plus the target of its last place; a short sequence is its own window.
     """
-    trainable = np.flatnonzero(np.diff(data.offsets) > 3)  # two items for training besides dev and test
+    trainable = np.flatnonzero(data.places.train > 1)
     if not len(trainable):
         raise TooSmall(
             f"{data.name}: no user has two training items, so there is no next item to learn. Add interactions"

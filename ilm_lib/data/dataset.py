@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 
-from ilm_lib.data.splits import HELD_OUT, Split
+from ilm_lib.data.splits import Places, Split, leave_one_out
 
 TEXT_FIELDS = ("title", "genres", "brand", "categories", "overview", "description", "tags")
 ARRAYS = ("sequences", "offsets", "user_index", "item_index")
+HELD_OUT = "held_out.npy"  # (3, U), there unless one is left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,7 @@ class Dataset:
     texts: list[dict]  # (I,) text records, {} where there is none
     notes: dict[str, int]  # what was counted or dropped on loading
     checksums: dict[str, str]  # file name -> sha256 of its bytes
+    held_out: Places | None = None  # where training ends and targets stand; None: leave one out
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
@@ -46,7 +48,9 @@ class Dataset:
             texts = [json.loads(line) for line in file]
         # Copy on write: PyTorch warns of arrays that cannot be written to, and the files stay as they are.
         arrays: dict[str, Any] = {a: np.asarray(np.load(folder / f"{a}.npy", mmap_mode="c")) for a in ARRAYS}
-        return cls(**json.loads((folder / "dataset.json").read_text(encoding="utf-8")), texts=texts, **arrays)
+        held_out = Places(*np.load(path)) if (path := folder / HELD_OUT).is_file() else None
+        rest = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        return cls(**rest, texts=texts, held_out=held_out, **arrays)
 
     def save(self, folder: Path) -> None:
         """Write the dataset to a folder, made where it is missing, for `open`."""
@@ -55,6 +59,9 @@ class Dataset:
             path = folder / f"{name}.npy"
             path.unlink(missing_ok=True)  # a file that someone has mapped must not be cut short
             np.save(path, getattr(self, name))
+        (folder / HELD_OUT).unlink(missing_ok=True)
+        if (p := self.held_out) is not None:
+            np.save(folder / HELD_OUT, np.stack([p.train, p.dev, p.test]))
         with open(folder / "texts.jsonl", "w", encoding="utf-8") as file:
             file.writelines(f"{json.dumps(text)}\n" for text in self.texts)
         rest = {name: getattr(self, name) for name in ("name", "users", "items", "notes", "checksums")}
@@ -72,17 +79,22 @@ class Dataset:
     def num_interactions(self) -> int:
         return len(self.sequences)
 
+    @cached_property
+    def places(self) -> Places:
+        """Where training ends and where the targets stand, of every user."""
+        return leave_one_out(np.diff(self.offsets)) if self.held_out is None else self.held_out
+
     @property
     def num_train_examples(self) -> int:
-        """E - 3U. Times 2 tasks and 10 templates this is the number of training examples of
-        Table 2 (Beauty 2,628,260, ML1M 19,629,820, Clothing 3,210,320)."""
-        return self.num_interactions - 3 * self.num_users
+        """E - 3U where one is left out. Times 2 tasks and 10 templates this is the number of training
+        examples of Table 2 (Beauty 2,628,260, ML1M 19,629,820, Clothing 3,210,320)."""
+        return int(self._first_example[-1])
 
     def train_example(self, index: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """User row and target position, both (n,) int64, of (n,) indices into the training examples.
 
-        They are the positions 1 .. len - 3 of each sequence in turn: the first item has no
-        history, the last two are held out. Raises IndexError for an index out of range.
+        They are the positions of each training part in turn but for the first, which has no
+        history (1 .. len - 3 where one is left out). Raises IndexError for an index out of range.
         """
         index = np.asarray(index)
         if ((index < 0) | (index >= self.num_train_examples)).any():
@@ -91,35 +103,44 @@ class Dataset:
         return user, index - self._first_example[user] + 1
 
     def sequence(self, u: int) -> np.ndarray:
-        """(n,) item rows of user row u in time order, dev and test target included."""
+        """(n,) item rows of user row u in time order, targets included."""
         return self.sequences[self.offsets[u] : self.offsets[u + 1]]
 
     def train_sequence(self, u: int) -> np.ndarray:
-        """(n - 2,) item rows of user row u without the dev and test target."""
-        return self.sequence(u)[:-2]
+        """Item rows of user row u that are for training; (n - 2,) where one is left out."""
+        return self.sequence(u)[: self.places.train[u]]
 
     def history(self, u: int, split: Split) -> np.ndarray:
-        """Item rows before the target of the split: (n - 2,) for dev, (n - 1,) for test."""
-        return self.sequence(u)[: -HELD_OUT[split]]
+        """Item rows before the target of the split; (n - 2,) for dev, (n - 1,) for test where one is left out.
+
+        Raises ValueError for a user without a target.
+        """
+        if (end := self.places.of(split)[u]) < 0:
+            raise ValueError(f"{self.name}: user row {u} has no {split} target; ask users_of({split!r}) alone")
+        return self.sequence(u)[:end]
+
+    def users_of(self, split: Split) -> np.ndarray:
+        """(U',) rows of the users that have a target in the split: everybody where one is left out."""
+        return np.flatnonzero(self.places.of(split) >= 0)
 
     def dev_targets(self) -> np.ndarray:
-        """(U,) item row of each user's last item but one."""
-        return self.sequences[self.offsets[1:] - 2]
+        """(U,) item row of each user's dev target (the last item but one where one is left out), -1 without one."""
+        return self._targets("dev")
 
     def test_targets(self) -> np.ndarray:
-        """(U,) item row of each user's last item."""
-        return self.sequences[self.offsets[1:] - 1]
+        """(U,) item row of each user's test target (the last item where one is left out), -1 without one."""
+        return self._targets("test")
 
     def train_matrix(self, users: np.ndarray | None = None) -> csr_matrix:
         """(U, I) float32, 1 where the user has the item in the training part.
 
         With `users`, (U',) user rows, it has their U' rows only, in the order given.
         """
-        return self._matrix(2, np.float32, np.arange(self.num_users) if users is None else users)
+        return self._matrix(self.places.train, np.float32, np.arange(self.num_users) if users is None else users)
 
     def seen_matrix(self, split: Split) -> csr_matrix:
-        """(U, I) bool, true for the items of `history(u, split)`."""
-        return self._matrix(HELD_OUT[split], bool, np.arange(self.num_users))
+        """(U, I) bool, true for the items of `history(u, split)`; none for a user without a target."""
+        return self._matrix(np.maximum(self.places.of(split), 0), bool, np.arange(self.num_users))
 
     def item_pairs(self) -> np.ndarray:
         """(P, 2) int32 distinct ordered pairs (earlier, later) of training neighbours.
@@ -127,8 +148,10 @@ class Dataset:
         Ordered, because only that reading gives the count behind Table 2 (Beauty 114,582;
         without order it would be 111,649).
         """
-        later = np.ones(self.num_interactions, bool)
-        later[self.offsets[:-1]] = later[self.offsets[1:] - 1] = later[self.offsets[1:] - 2] = False
+        train, lengths = self.places.train, np.diff(self.offsets)
+        first = np.minimum(train, 1)  # of the user's training part, which follows nothing
+        parts = np.stack([first, train - first, lengths - train], axis=1)
+        later = np.repeat(np.tile([False, True, False], self.num_users), parts.ravel())  # (E,)
         pairs = self.sequences[:-1][later[1:]] * np.int64(self.num_items) + self.sequences[1:][later[1:]]
         return np.stack(np.divmod(np.unique(pairs), self.num_items), axis=1).astype(np.int32)
 
@@ -150,10 +173,17 @@ class Dataset:
 
     @cached_property
     def _first_example(self) -> np.ndarray:
-        return self.offsets - 3 * np.arange(self.num_users + 1)  # (U + 1,)
+        return np.concatenate([[0], np.cumsum(np.maximum(self.places.train - 1, 0))])  # (U + 1,)
 
-    def _matrix(self, held_out: int, dtype: type, users: np.ndarray) -> csr_matrix:
-        starts, ends = self.offsets[users], self.offsets[np.asarray(users) + 1] - held_out
+    def _targets(self, split: Split) -> np.ndarray:
+        at, targets = self.places.of(split), np.full(self.num_users, -1, self.sequences.dtype)
+        has = at >= 0
+        targets[has] = self.sequences[(self.offsets[:-1] + at)[has]]
+        return targets
+
+    def _matrix(self, lengths: np.ndarray, dtype: type, users: np.ndarray) -> csr_matrix:
+        """The first `lengths` (U,) items of each of `users`."""
+        starts, ends = self.offsets[users], self.offsets[users] + lengths[users]
         items = np.concatenate([self.sequences[start:end] for start, end in zip(starts, ends)])
         rows = np.concatenate([[0], np.cumsum(ends - starts)])
         matrix = csr_matrix((np.ones(len(items), dtype), items, rows), (len(users), self.num_items))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ilm_lib.data.dataset import Dataset
 from ilm_lib.data.elm24 import facts_on_record
+from ilm_lib.data.splits import SPLITS, Split
 from ilm_lib.errors import Refusal
 from ilm_lib.methods import METHODS, TEXT_LOSSES, Loss
 from ilm_lib.settings import Params
@@ -29,6 +31,7 @@ class Counts:
         ii: pairs of items that are consecutive in a training history.
         ui: pairs of a user and an item of the training part.
         facts: (I,) how many of genres, tags and overview each item has.
+        targets: users that have a target, by split.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Counts:
     ii: int
     ui: int
     facts: tuple[int, ...]
+    targets: Mapping[Split, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, dataset: Dataset) -> Counts:
@@ -51,6 +55,7 @@ class Counts:
             ii=len(dataset.item_pairs()),
             ui=len(dataset.user_item_pairs()),
             facts=tuple(map(facts_on_record, dataset.texts)),
+            targets={split: len(dataset.users_of(split)) for split in SPLITS},
         )
 
     def carries(self, loss: Loss, holdout: float) -> bool:
@@ -84,6 +89,10 @@ def check(params: Params, counts: Counts) -> None:
         TooSmall: naming the count, the least that is needed, and the setting that does without.
     """
     check_size(counts.name, users=counts.users, items=counts.items, examples=counts.examples)
+    for split, users in counts.targets.items():
+        if users < LEAST:
+            raise TooSmall(f"{counts.name}: {_count(users, 'user')} of {counts.users:,} have a {split} target; a study "
+                           f"needs {LEAST}. {_more_targets(params)}")  # fmt: skip
     if params.evaluation.enabled:
         _check_losses(params, counts)
     if params.elm24.enabled and not params.elm24.file:
@@ -130,6 +139,12 @@ def _check_films(params: Params, counts: Counts) -> None:
             f"{counts.name}: elm24.test_fraction {e.test_fraction:g} of {films} films leaves {test} to test and "
             f"{films - test} to train on; two of each are needed. Choose another fraction."
         )
+
+
+def _more_targets(params: Params) -> str:
+    if params.data.split == "temporal":
+        return f"Move data.dev_from {params.data.dev_from} and data.test_from {params.data.test_from}"
+    return "Lower data.cold_items" if params.data.cold_items else "Add interactions"
 
 
 def _count(count: int, what: str) -> str:

@@ -8,6 +8,7 @@ from ilm_lib import profiles
 from ilm_lib.data.lines import DataError
 from ilm_lib.data.records import read_texts
 from ilm_lib.data.templates import SOURCE_FIELDS, load_templates
+from ilm_lib.data.time_order import NO_TIMES, TIMES
 from ilm_lib.settings import Params, Wording
 
 
@@ -42,6 +43,8 @@ def _dataset(params: Params, root: Path) -> list[str]:
         else:
             how = "put a dataset in OpenP5's form there, or change data.folder"
         found.append(f"{root / d.folder} is missing: {how}")
+    elif d.split == "temporal" and not (root / d.folder / TIMES).is_file():
+        found.append(f"{root / d.folder / TIMES} is missing: {NO_TIMES}; or leave out data.split")
     if d.templates and not (root / d.templates).is_file():
         if d.templates != f"openp5/{PROMPT_FILE}":
             found.append(

@@ -6,6 +6,7 @@ A dataset is a folder:
     user_indexing.txt          <user> <n>    the n of user_<n>  optional
     item_random_indexing.txt   <item> <n>    the n of item_<n>  optional
     item_text.jsonl[.gz]       {"id" or "asin": <item>, "title": ..., ...}  optional
+    user_time.txt              <user> <time> <time> ...         optional, read by `temporal`
 
 The last item of a user is the test target, the one before it the dev target, the rest is
 for training (leave one out, as in OpenP5 and section 4.2 of arXiv 2406.02844). Ties in
@@ -29,10 +30,10 @@ import pyarrow.compute as pc
 from ilm_lib.data.dataset import TEXT_FIELDS, Dataset
 from ilm_lib.data.lines import DataError, empty, lines_of, read_lines, unreadable
 from ilm_lib.data.records import records_by_id
+from ilm_lib.data.splits import MIN_ITEMS
 
 FIRST_USER, FIRST_ITEM = 1, 1001  # where OpenP5's numbering starts
 MOST_DIGITS = 18  # of an index number, which is then 8 bytes long
-MIN_ITEMS = 3  # one for training, dev and test each
 COUNTED = ("blank_lines", "repeated_items", "unused_user_indices", "unused_item_indices", "unused_texts",
            "items_without_text")  # notes of every dataset; others tell what became of texts  # fmt: skip
 BLOCK = 1 << 24  # bytes of text, and interactions, that are in memory at a time

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from ilm_lib.data.lines import DataError, is_id
-from ilm_lib.data.openp5 import FIRST_ITEM, FIRST_USER, MIN_ITEMS
-from ilm_lib.data.time_order import in_time_order
+from ilm_lib.data.openp5 import FIRST_ITEM, FIRST_USER
+from ilm_lib.data.splits import MIN_ITEMS
+from ilm_lib.data.time_order import TIMES, in_time_order
 
 
 def k_core(interactions: pd.DataFrame, k: int = 5) -> pd.DataFrame:
@@ -64,10 +65,10 @@ def prepare(interactions: pd.DataFrame, core: int = 5) -> tuple[pd.DataFrame, di
 def write_openp5(folder: Path, interactions: pd.DataFrame, texts: Mapping[str, dict], *, seed: int = 0) -> None:
     """Write a table and its item texts as a dataset folder; equal input gives equal bytes.
 
-    Sequences are in order of (timestamp, row). Users stand in the order of their first
-    interaction and are numbered from 1. Items are numbered from 1001 by a permutation that
-    `seed` draws over the sorted ids (as numbers where all are whole numbers). Texts of other
-    items are left out. The folder appears complete or not at all.
+    Sequences are in order of (timestamp, row); user_time.txt has their times. Users stand in the
+    order of their first interaction and are numbered from 1. Items are numbered from 1001 by a
+    permutation that `seed` draws over the sorted ids (as numbers where all are whole numbers).
+    Texts of other items are left out. The folder appears complete or not at all.
 
     Raises DataError where the folder exists, for an empty table, for an id that is no text or
     holds blanks, and for a user with fewer than three items; OSError where it cannot be written.
@@ -87,7 +88,8 @@ def write_openp5(folder: Path, interactions: pd.DataFrame, texts: Mapping[str, d
     if (least := lengths.min()) < MIN_ITEMS:
         wrong = f"user {users[lengths.argmin()]!r} has {least} items, {MIN_ITEMS} are needed"
         raise DataError(folder, None, wrong, "Filter the table with prepare()")
-    names = np.array(items.tolist(), object)[item[np.argsort(user, kind="stable")]]
+    order = np.argsort(user, kind="stable")
+    names, times = np.array(items.tolist(), object)[item[order]], table["timestamp"].to_numpy().astype(str)[order]
     ends = np.cumsum(lengths)
     ids = _sorted(items.tolist())
     numbers = np.random.default_rng(seed).permutation(len(ids)) + FIRST_ITEM
@@ -97,10 +99,9 @@ def write_openp5(folder: Path, interactions: pd.DataFrame, texts: Mapping[str, d
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        _write(
-            partial / "user_sequence.txt",
-            (" ".join([u, *names[end - n : end]]) for u, n, end in zip(users, lengths, ends)),
-        )
+        for file, fields in (("user_sequence.txt", names), (TIMES, times)):
+            lines = (" ".join([u, *fields[end - n : end]]) for u, n, end in zip(users, lengths, ends))
+            _write(partial / file, lines)
         _write(partial / "user_indexing.txt", (f"{u} {n}" for n, u in enumerate(users, FIRST_USER)))
         by_number = sorted(zip(numbers.tolist(), ids, strict=True))
         _write(partial / "item_random_indexing.txt", (f"{i} {n}" for n, i in by_number))

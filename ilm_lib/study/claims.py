@@ -302,6 +302,8 @@ def _table2(params: Params) -> Claim:
     said = ", ".join(f"{n} {v:,}" for n, v in ours.items())
     if paper.empty:
         return not_tested(sentence, "–", "not a data set of the paper", said)
+    if params.data.split != "leave_one_out" or params.data.cold_items:
+        return not_tested(sentence, "–", "not the split of the paper", said)
     theirs = paper.iloc[0]
     differ = [n for n, v in ours.items() if v != theirs[n]]
     return without_test(

@@ -20,8 +20,12 @@ from torch import Tensor
 
 from ilm_lib.baselines.cf import CFEmbeddings, fit_cf, load_cf
 from ilm_lib.data import Dataset, data_dir, load_openp5
+from ilm_lib.data.cold import ColdItems, withhold
 from ilm_lib.data.enough import Counts, check
+from ilm_lib.data.splits import SPLITS, Split
 from ilm_lib.data.templates import OUR_TEMPLATES, load_templates
+from ilm_lib.data.temporal import split_by_date
+from ilm_lib.data.time_order import NO_TIMES, TIMES
 from ilm_lib.data.toy import make_toy_world
 from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.files import write_json
@@ -32,6 +36,7 @@ from ilm_lib.settings import Embeddings, Params
 from ilm_lib.study.artifacts import Artifact, SourceFile, stage
 from ilm_lib.tasks.openp5 import RecommendationTasks
 from ilm_lib.train.pairs import Pairs
+from ilm_lib.values import Moment
 
 
 def data(params: Params, *, build: bool = False) -> Artifact:
@@ -56,27 +61,53 @@ def _counts(folder: Path) -> Counts:
 
 def _data(params: Params, build: bool) -> Artifact:
     d = params.data
+    given: dict[str, Any] = {"cold_items": d.cold_items} if d.cold_items else {}
     if d.source == "toy":
-        given = {"name": d.name, "num_items": d.num_items, "num_users": d.num_users, "world_seed": d.world_seed}
+        given |= {"name": d.name, "num_items": d.num_items, "num_users": d.num_users, "world_seed": d.world_seed}
         return stage("data", make_toy_data, params.profile, made_by="01_data", build=build, given=given)
     folder = data_dir() / str(d.folder)
     files = {path.name: SourceFile(path) for path in sorted(folder.glob("*")) if path.is_file()}
-    given = {"name": d.name, "files": files or {"user_sequence.txt": SourceFile(folder / "user_sequence.txt")}}
+    given |= {"name": d.name, "files": files or {"user_sequence.txt": SourceFile(folder / "user_sequence.txt")}}
+    if d.split == "temporal":
+        given["files"] |= {TIMES: SourceFile(folder / TIMES, NO_TIMES)}
+        given |= {"dev_from": d.dev_from, "test_from": d.test_from}
     return stage("data", make_data, params.profile, made_by="01_data", build=build, given=given)
 
 
-def make_toy_data(folder: Path, *, name: str, num_items: int, num_users: int, world_seed: int) -> None:
+def make_toy_data(
+    folder: Path, *, name: str, num_items: int, num_users: int, world_seed: int, cold_items: float | None = None
+) -> None:
     """The toy world in OpenP5's form, then as `make_data` leaves it."""
     make_toy_world(folder / "openp5", num_items=num_items, num_users=num_users, seed=world_seed)
     files = {path.name: SourceFile(path) for path in (folder / "openp5").glob("*")}
-    make_data(folder, name=name, files=files)
+    make_data(folder, name=name, files=files, cold_items=cold_items)
 
 
-def make_data(folder: Path, *, name: str, files: Mapping[str, SourceFile]) -> None:
-    """Leave `dataset/` (arrays) and summary.json of a dataset in OpenP5's form."""
+def make_data(
+    folder: Path,
+    *,
+    name: str,
+    files: Mapping[str, SourceFile],
+    dev_from: Moment | None = None,
+    test_from: Moment | None = None,
+    cold_items: float | None = None,
+) -> None:
+    """Leave `dataset/` (arrays) and summary.json of a dataset in OpenP5's form.
+
+    With dates it is split by them; with a share of cold items it is without these, and cold.npz asks for them.
+    """
     source = next(iter(files.values())).path.parent
     loaded = load_openp5(source, name=name, cache=folder / "dataset")
     counts = {"users": loaded.num_users, "items": loaded.num_items, "interactions": loaded.num_interactions}
+    if dev_from is not None and test_from is not None:
+        loaded = split_by_date(loaded, source, dev_from, test_from)
+        loaded.save(folder / "dataset")
+        counts |= {f"{split}_users": len(loaded.users_of(split)) for split in SPLITS}
+    if cold_items:
+        loaded, cold = withhold(loaded, cold_items)
+        cold.refuse_in(sequences=loaded.sequences, item_pairs=loaded.item_pairs())
+        loaded.save(folder / "dataset")
+        cold.save(folder / "cold.npz")
     write_json(folder / "summary.json", {"name": name, **counts, "notes": loaded.notes, "checksums": loaded.checksums})
 
 
@@ -91,6 +122,11 @@ def open_dataset(data: Artifact) -> Dataset:
 
 
 _open_dataset = lru_cache(2)(Dataset.open)
+
+
+def cold_items(data: Artifact) -> ColdItems:
+    """What a `data` artifact withholds, and who is asked for it; the profile must set `data.cold_items`."""
+    return ColdItems.open(data.path("cold.npz"))
 
 
 def wording(params: Params) -> dict[str, Any]:
@@ -156,11 +192,12 @@ def openp5_pairs(loaded: Dataset) -> Pairs:
     return Pairs([t for _, t in texts], np.array([i for i, _ in texts], np.int64), loaded.item_pairs(), user_item)
 
 
-def sample_users(count: int, limit: int | None) -> np.ndarray:
-    """All users, or a seeded sample that is the same for every method and seed."""
-    if limit is None or limit >= count:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
+def sample_users(loaded: Dataset, split: Split, limit: int | None) -> np.ndarray:
+    """All users that have a target, or a seeded sample of them that is the same for every method and seed."""
+    users = loaded.users_of(split)
+    if limit is None or limit >= len(users):
+        return users
+    return np.sort(np.random.default_rng(0).choice(users, limit, replace=False))
 
 
 def card(params: Params, started: float) -> HTML:

@@ -106,7 +106,7 @@ def make_llm_ranking(
 ) -> None:
     """The frozen LLM writes its items, for every task, wording and history rule."""
     tasks = inputs.tasks_of(data, **wording)
-    users = inputs.sample_users(tasks.data.num_users, max_users)
+    users = inputs.sample_users(tasks.data, "test", max_users)
     control = {} if shuffle_seed is None else {"shuffled": True, "seed": shuffle_seed}
     ilm = stages.trained_ilm(llm, cf, trained, tasks=tasks, item_positions=item_positions, **control)
     ilm, tops = ilm.to(device()), {}
@@ -147,13 +147,14 @@ def make_cf_ranking(folder: Path, *, data: Artifact, cf: Artifact, **asked: Any)
 def make_sasrec_ranking(folder: Path, *, data: Artifact, trained: Artifact, **asked: Any) -> None:
     """What SASRec expects next."""
     loaded, model = inputs.open_dataset(data), load_sasrec(trained.path("sasrec")).to(device())
-    everyone = np.arange(loaded.num_users)
-    _rank_without_prompts(
-        folder,
-        loaded,
-        lambda exclude: sasrec_top_k(model, loaded, "test", 10, exclude=exclude is not None, users=everyone),
-        **asked,
-    )
+    users = loaded.users_of("test")
+
+    def ranking(exclude: Any) -> np.ndarray:
+        top = np.full((loaded.num_users, 10), -1)
+        top[users] = sasrec_top_k(model, loaded, "test", 10, exclude=exclude is not None, users=users)
+        return top
+
+    _rank_without_prompts(folder, loaded, ranking, **asked)
 
 
 def make_oracle_ranking(folder: Path, *, data: Artifact, **asked: Any) -> None:
@@ -179,7 +180,7 @@ def _rank_without_prompts(
     rules: Sequence[HistoryRule],
 ) -> None:
     """Baselines read no prompt: one ranking a history rule, (U, 10), stands for all tasks and wordings."""
-    users, tops = inputs.sample_users(loaded.num_users, max_users), {}
+    users, tops = inputs.sample_users(loaded, "test", max_users), {}
     for rule in rules:
         top = ranking(loaded.seen_matrix("test") if rule == "excluded" else None)[users]
         tops |= {f"{task}|{asked}|{rule}": top for task in TASKS for asked in wordings}
@@ -222,7 +223,7 @@ def make_beam_recall(
     """Leave recall.json: by task the mean recall, the share of users with all ten, and how many users."""
     tasks = inputs.tasks_of(data, **wording)
     ilm = stages.trained_ilm(llm, cf, trained, tasks=tasks, item_positions=item_positions).to(device())
-    rows = inputs.sample_users(tasks.data.num_users, users)
+    rows = inputs.sample_users(tasks.data, "test", users)
     found = {task: measure_beam_recall(ilm, tasks, task=task, users=rows, beams=beams) for task in TASKS}
     summary = {
         t: {"recall": float(v.mean()), "complete": float((v == 1).mean()), "users": len(v)} for t, v in found.items()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -95,7 +94,7 @@ def make_score(
     fold = FoldIn(**fold_in) if fold_in else None
     ilm = ILM(model, tokenizer, item_encoder, table, num_items, tasks.catalogue(), settings.item_positions, fold, head)
     scoring = scoring_tasks(ilm, tasks)
-    users = inputs.sample_users(tasks.data.num_users, settings.dev_users)
+    users = inputs.sample_users(tasks.data, "dev", settings.dev_users)
     autocast = use_bfloat16(settings.precision)
     train_score(
         folder,
@@ -169,7 +168,7 @@ def make_score_ranking(
     tasks = inputs.tasks_of(data, **wording)
     control = {} if shuffle_seed is None else {"shuffled": True, "seed": shuffle_seed}
     ilm = trained_scorer(llm, cf, trained, tasks=tasks, fold_in=fold_in, **control).to(device())
-    users = np.arange(tasks.data.num_users)
+    users = tasks.data.users_of("test")
     scoring, tops = scoring_tasks(ilm, tasks), {}
     for task in ("sequential", "straightforward") if ilm.head.prompt.shows_users else ("sequential",):
         found = rank(

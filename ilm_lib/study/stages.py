@@ -143,7 +143,7 @@ def make_phase2(
     """Train the encoder; the checkpoint with the best NDCG@10 on the dev items is kept."""
     tasks = inputs.tasks_of(data, **wording)
     ilm = new_ilm(encoder, llm, cf, aligned, qformer, settings, tasks=tasks, seed=seed, shuffled=shuffled)
-    users = inputs.sample_users(tasks.data.num_users, settings.dev_users)
+    users = inputs.sample_users(tasks.data, "dev", settings.dev_users)
     batches = tasks.training_batches(ilm.prompts, settings.batch_size, settings.loss_on, seed)
     train_phase2(
         folder,

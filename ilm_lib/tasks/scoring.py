@@ -83,7 +83,7 @@ class ScoringTasks:
         Raises:
             TooSmall: no user has two training items.
         """
-        trainable = np.array([u for u in range(self.data.num_users) if len(self.data.train_sequence(u)) > 1])
+        trainable = np.flatnonzero(self.data.places.train > 1)
         if not len(trainable):
             raise TooSmall(
                 f"{self.data.name}: no user has two training items, so there is no next item to learn. Add interactions"

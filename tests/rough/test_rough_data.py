@@ -30,6 +30,7 @@ from ilm_lib.data.raw import read_amazon_reviews, read_amazon_texts, read_moviel
 from ilm_lib.data.records import clean_record, read_texts
 from ilm_lib.data.tables import read_csv
 from ilm_lib.data.templates import load_templates
+from ilm_lib.data.temporal import split_by_date
 
 HEADER = "user,item,timestamp\n"
 ROW = HEADER + "a,x,1\n"
@@ -376,6 +377,30 @@ def test_openp5_refused(tmp_path, name, content, words):
     put(tmp_path / "item_random_indexing.txt", "x 1001\ny 1002\nz 1003\n")
     put(tmp_path / name, content)
     refused(lambda: load_openp5(tmp_path), *(words if "txt:" in words[0] else (name, *words)))
+
+
+TIMES = [
+    ("missing", None, "user_time.txt: is missing", "python -m ilm_lib.data"),
+    ("a user less", "ann 1 2 3\n", "has 1 users, user_sequence.txt has 2"),
+    ("another order", "bob 1 2 3\nann 1 2 3\n", ":1", "'bob'", "'ann'"),
+    ("a time less", "ann 1 2 3\nbob 1 2\n", ":2", "with 2 times", "with 3 items"),
+    ("a time more", "ann 1 2 3 4\nbob 1 2 3\n", ":1", "with 4 times"),
+    ("falling", "ann 1 2 3\nbob 1 3 2\n", ":2", "do not rise"),
+    ("a decimal", "ann 1 2 3.5\nbob 1 2 3\n", ":1", "'3.5' is no time"),
+    ("other digits", "ann 1 2 ٣\nbob 1 2 3\n", ":1", "is no time"),
+    ("an underscore", "ann 1 2 3_0\nbob 1 2 3\n", ":1", "is no time"),
+    ("too long", f"ann 1 2 {'9' * 5000}\nbob 1 2 3\n", ":1", "is no time", "18 digits"),
+    ("empty", "\n", "is empty"),
+    ("Latin", b"ann 1 2 3\nb\xf6b 1 2 3\n", "user_time.txt:2", "not UTF-8"),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), table(*((c[0], c[1], c[2:]) for c in TIMES)))
+def test_times_refused(tmp_path, content, words):
+    put(tmp_path / "user_sequence.txt", "ann x y z\nbob y z x\n")
+    if content:
+        put(tmp_path / "user_time.txt", content)
+    refused(lambda: split_by_date(load_openp5(tmp_path), tmp_path, 0.5, 0.8), *words)
 
 
 VALID_OPENP5 = [

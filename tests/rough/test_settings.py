@@ -22,6 +22,7 @@ from ilm_lib.study import grid, plan
 
 INF, NAN, HUGE = math.inf, math.nan, 10**30
 OPENP5 = {"data.source": "openp5", "data.folder": "openp5/Mine", "data.name": "Mine"}
+DATED = {**OPENP5, "data.split": "temporal"}
 
 VALUES = [
     # whole numbers
@@ -209,6 +210,20 @@ VALUES = [
     ("data.history_separator", "-" * 21, "1 to 20"),
     ("data.folder", "openp5/Mine", "data.source: openp5"),
     ("data.templates", "", "is blank"),
+    ("data.cold_items", 0, "more than 0"),
+    ("data.cold_items", 1, "less than 1"),
+    ("data.cold_items", "some", "no number"),
+    ("data.split", "random", "none of leave_one_out, temporal"),
+    ("data.dev_from", 0, "neither a share nor a date", "2015-06-01"),
+    ("data.dev_from", 1.0, "neither a share"),
+    ("data.dev_from", NAN, "neither a share"),
+    ("data.dev_from", True, "is no number"),
+    ("data.dev_from", "2015", "neither a share"),
+    ("data.dev_from", "2015-13-01", "neither a share"),
+    ("data.test_from", [0.9], "neither a share"),
+    ("data.test_from", None, "data.test_from"),
+    ("data.split", "temporal", "toy world has none"),
+    ("data.dev_from", 0.7, "data.split: temporal alone"),
     ("data.templates", "~/prompt.txt", "begins with ~"),
     ("data.templates", "a\nb", "not printed"),
     ("embeddings.file", "", "is blank"),
@@ -254,6 +269,9 @@ TOGETHER = [
     ({**OPENP5, "data.num_users": 500}, "data.num_users", "toy"),
     ({**OPENP5, "data.world_seed": 1}, "data.world_seed", "toy"),
     ({**OPENP5, "data.folder": "~/Mine"}, "begins with ~"),
+    ({**DATED, "data.dev_from": 0.9}, "data.dev_from 0.9 does not come before data.test_from 0.9"),
+    ({**DATED, "data.dev_from": "2015-06-01"}, "does not come before", "two dates"),
+    ({**DATED, "data.dev_from": "2015-06-02", "data.test_from": "2015-06-01"}, "does not come before"),
     ({"evaluation.beams": 50, "evaluation.wide_beams": [40, 60]}, "40", "evaluation.beams 50"),
     ({"evaluation.enabled": False, "elm24.enabled": False}, "nothing to study"),
     ({"backbone.pretrained": "llm", "ablations.backbone_steps": [5]}, "backbone.pretrained", "leave one out"),

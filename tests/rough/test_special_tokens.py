@@ -1,6 +1,7 @@
 """Special tokens of tokenizers, written where text of data or of a user goes: they are text there, and never obeyed."""
 
 import string
+from dataclasses import replace
 from functools import cache, partial
 
 import pytest
@@ -8,7 +9,6 @@ from plain import refused
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ilm_lib.data import Dataset
 from ilm_lib.model.plain_text import PlainText
 from ilm_lib.model.prompts import Item, PromptEncoder, User
 from ilm_lib.model.text_codec import TextCodec
@@ -155,7 +155,7 @@ def test_an_answer_ends_where_the_code_ends_it(kind, special):
 def test_texts_of_phase_1_have_the_codecs_own_marks_alone(data, special, field):
     value = [special, "a"] if field in ("genres", "categories", "tags") else f"a {special} b{special}"
     record = {"title": "a film", field: value}
-    text = Dataset(**{**vars(data), "texts": [record, *data.texts[1:]]}).item_text(0)
+    text = replace(data, texts=[record, *data.texts[1:]]).item_text(0)
     assert special in text
     codec = codec_of_phase_1()
     first, *ids = codec.encode([text, text + " and more"])[0].tolist()
