@@ -96,3 +96,11 @@ rule readings:
     threads: HALF
     resources: gpu=1
     shell: command("09_readings", "09 readings")
+
+# It shows its rankings beside those of the beam.
+rule scoring:
+    input: needs("10_scoring", rules.openp5.output)
+    output: "notebooks/10_scoring.ipynb"
+    threads: HALF
+    resources: gpu=1
+    shell: command("10_scoring", "10 scoring")

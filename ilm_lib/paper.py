@@ -253,3 +253,10 @@ ELM_CLAIMS = {
     "MLP": "On the ELM tasks ILM beats the MLP adapter",
     "ILM-rand": "On the ELM tasks ILM beats ILM-rand: phase 1 matters",
 }
+#: What goes beyond the paper: all items scored, in place of names that the LLM writes.
+SCORING_CLAIMS = {
+    "SASRec": "Scored, ILM beats SASRec",
+    "LLM off": "Scored, ILM is ahead of itself with the LLM off: the frozen LLM adds to the ranking",
+    "MLP-N": "Scored, ILM beats the MLP with as many tokens",
+    "ILM-rand": "Scored, ILM beats ILM-rand: phase 1 matters",
+}

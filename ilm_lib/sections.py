@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ilm_lib.values import Batch, Count, Few, Rate, Section, Size, distinct
+from ilm_lib.values import Batch, Count, Rate, Section, Size, distinct
 
 Precision = Literal["float32", "bfloat16", "auto"]
 #: How a prompt is worded: by a template that training saw, or by the one it did not.
@@ -46,7 +46,6 @@ class Score(Optim):
     lr: Rate = 3e-3
     precision: Precision = "auto"
     vectors: tuple[VectorKind, ...] = Field(("cf",), description="what an item's vector is made of, end to end")
-    mlp_tokens: Few = Field(4, description="soft tokens of the MLP, as many as the Q-Former has")
     dim: Size = Field(64, description="of a query and of a row of the item table")
     free: bool = Field(True, description="a learned part in the table for every item that training meets")
     dropout: float = Field(0.2, ge=0, lt=1, description="on the hidden state")

@@ -135,7 +135,7 @@ def test_what_does_not_hold_any_more_is_run_again(finished, monkeypatch):
     assert plan.gone(params, 1) == ["06_openp5_eval"]
     six.write_text(whole)
     assert plan.gone(params.with_(**{"evaluation.beams": 11}), 1) == everything
-    overall = ["05_elm24_eval", "06_openp5_eval", "07_ablations", "09_readings"]
+    overall = ["05_elm24_eval", "06_openp5_eval", "07_ablations", "09_readings", "10_scoring"]
     assert [n for n in plan.gone(params, 2) if "seed" not in n] == overall  # three seeds, then one: the same
     monkeypatch.setattr(plan, "library_digest", lambda: "another")
     assert plan.gone(params, 1) == everything

@@ -22,11 +22,12 @@ from filelock import FileLock
 
 from ilm_lib.files import write_text
 from ilm_lib.methods import METHODS
-from ilm_lib.paper import ELM_CLAIMS, METRICS, OPENP5_CLAIMS, RANKING_METRICS, RESULT_COLUMNS
+from ilm_lib.paper import ELM_CLAIMS, METRICS, OPENP5_CLAIMS, RANKING_METRICS, RESULT_COLUMNS, SCORING_CLAIMS
 from ilm_lib.report.verdicts import VERDICTS
 
 CLAIM_COLUMNS = ("claim", "paper", "ours", "ci_low", "ci_high", "p_value", "seeds", "verdict", "evidence", "reason")
-_CLAIMS = (*OPENP5_CLAIMS.values(), *ELM_CLAIMS.values())  # in the order of the file
+_CHAPTERS = (OPENP5_CLAIMS, ELM_CLAIMS, SCORING_CLAIMS)  # in the order of the file; a notebook writes all of one
+_CLAIMS = [claim for chapter in _CHAPTERS for claim in chapter.values()]
 _KEY = [c for c in RESULT_COLUMNS if c not in ("value", "n")]
 _TEXT = [c for c in _KEY if c != "seed"]
 _CURVES = {"figure3": "query_tokens", "prompts read": "prompts_read"}  # tables over a setting, and the setting
@@ -176,14 +177,14 @@ class Claim:
 
 
 def _chapter(claim: str) -> int:
-    """Claims on OpenP5 (1), on the ELM tasks (2), others (0): one notebook writes all of a chapter."""
-    return 1 if claim in OPENP5_CLAIMS.values() else 2 if claim in ELM_CLAIMS.values() else 0
+    """The chapter of a claim, from 1; 0 for a claim that belongs to none."""
+    return next((n for n, chapter in enumerate(_CHAPTERS, 1) if claim in chapter.values()), 0)
 
 
 def write_claims(path: Path, claims: Iterable[Claim]) -> pd.DataFrame:
     """Write claims in the paper's order, whatever the order of writing (several notebooks write); returns all.
 
-    Claims replace those on file of the same sentence. They also replace the rest of their chapter, OpenP5 or ELM: a
+    Claims replace those on file of the same sentence. They also replace the rest of their chapter, as that on OpenP5: a
     claim about a method that is no longer in the profile does not stay behind.
     """
     rows = pd.DataFrame([asdict(c) for c in claims], columns=list(CLAIM_COLUMNS))

@@ -35,6 +35,7 @@ def score(params: Params, seed: int, method: str, *, shuffled: bool = False, bui
         shuffled: give every item and user another one's vector (a control).
     """
     chosen, encoder = params.score, METHODS[method].encoder
+    tokens = params.qformer.num_query_tokens if method == "MLP-N" else params.phase2.mlp_tokens
     cf = vectors(params, seed, chosen.vectors, build=build)
     given = {
         "data": inputs.data(params),
@@ -44,7 +45,8 @@ def score(params: Params, seed: int, method: str, *, shuffled: bool = False, bui
         "aligned": stages.phase1(params, seed, method, vectors=cf, build=build) if METHODS[method].phase1 else None,
         "encoder": encoder,
         "qformer": params.qformer if encoder == "qformer" else None,
-        "settings": chosen if encoder == "mlp" else chosen.model_copy(update={"mlp_tokens": 1}),
+        "mlp_tokens": tokens if encoder == "mlp" else 1,
+        "settings": chosen,
         "shuffled": shuffled,
         "seed": seed,
         **inputs.wording(params),
@@ -62,6 +64,7 @@ def make_score(
     aligned: Artifact | None,
     encoder: Encoder,
     qformer: QFormerParams | None,
+    mlp_tokens: int,
     settings: Score,
     shuffled: bool,
     seed: int,
@@ -76,7 +79,7 @@ def make_score(
         table,
         model,
         qformer=qformer,
-        mlp_tokens=settings.mlp_tokens,
+        mlp_tokens=mlp_tokens,
         seed=seed,
         aligned=load_file(aligned.path("qformer.safetensors")) if aligned else None,
     )

@@ -1,0 +1,120 @@
+"""What the score read-out shows: metrics of every user, rows of results.csv, and claims by rules written before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ilm_lib.methods import METHODS
+from ilm_lib.metrics import holm, paired_bootstrap
+from ilm_lib.paper import RANKING_METRICS, RESULT_COLUMNS, SCORING_CLAIMS
+from ilm_lib.report.results import Claim
+from ilm_lib.report.verdicts import reason, verdict
+from ilm_lib.settings import Params
+from ilm_lib.study import openp5
+from ilm_lib.study.artifacts import Artifact
+from ilm_lib.study.claims import not_tested
+from ilm_lib.study.openp5_results import per_user_metrics
+from ilm_lib.study.scoring import score_ranking
+
+TABLE = "scoring"
+LLM_OFF = {"score.context": "last"}  # the last item's tokens go straight to the head
+WITHOUT = "context=last"
+TASK, RULE = "sequential", "excluded"
+
+RULES = """
+* Compared is HR@10 on the sequential task with the history excluded, over all test users, each user's metric averaged
+  over the seeds; the interval and the two-sided p-value come from a bootstrap over users, and p is corrected for all
+  comparisons of this page (Holm).
+* *The LLM off* is the same encoder and head, trained the same way, that read the last item's tokens in place of the
+  LLM's hidden state.
+* **reproduced**, here *it holds*: the difference has the direction of the claim and p < .05. **not reproduced**: the
+  interval lies wholly on the other side. **inconclusive**: anything else.
+"""
+
+
+def methods(params: Params) -> list[str]:
+    """The methods over the LLM that are scored: those of the profile with an encoder, and the MLP with as many tokens
+    as the Q-Former, with which alone it can be compared."""
+    own = [m for m in params.methods if METHODS[m].encoder not in (None, "none")]
+    return [m for m in METHODS if m in {*own, "MLP-N"}]
+
+
+def baselines(params: Params) -> list[str]:
+    """What needs no LLM."""
+    return [*openp5.baselines(params), *(["Oracle"] if params.data.source == "toy" else [])]
+
+
+def ranking(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
+    """A method's ranking for all test users: scored over the LLM, or a baseline's own."""
+    if METHODS[method].encoder is None:
+        everybody = params.with_(**{"evaluation.max_users": None, "evaluation.prompts": ("seen",)})
+        return openp5.evaluation(everybody, seed, method, build=build)
+    return score_ranking(params, seed, method, build=build)
+
+
+def by_user(params: Params, method: str, rule: str = RULE, *, build: bool = False) -> dict[str, np.ndarray]:
+    """HR and NDCG of every test user on the sequential task, (U',) each, means over the report's seeds."""
+    prompt = "seen" if METHODS[method].encoder is None else ""
+    runs = [
+        per_user_metrics(ranking(params, seed, method, build=build), TASK, prompt, rule) for seed in params.report_seeds
+    ]
+    return {metric: np.mean([run[metric] for run in runs], 0) for metric in runs[0]}
+
+
+def result_rows(params: Params, names: Sequence[str], *, variant: str = "", build: bool = False) -> pd.DataFrame:
+    """Rankings of methods over the report's seeds as rows of `results.csv`.
+
+    Args:
+        variant: what differs from the profile, e.g. "context=last".
+    """
+    rows = []
+    for seed in params.report_seeds:
+        for method in names:
+            scored = METHODS[method].encoder is not None
+            for rule in params.evaluation.histories:
+                found = per_user_metrics(
+                    ranking(params, seed, method, build=build), TASK, "" if scored else "seen", rule
+                )
+                key = (TABLE, params.data.name, TASK, "", rule, "score" if scored else "", method, variant, seed)
+                rows += [(*key, m, float(found[m].mean()), len(found[m])) for m in RANKING_METRICS]
+    return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
+
+
+def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
+    """Whether ILM beats what it is compared with once all items are scored, by `RULES`."""
+    if "ILM" not in methods(params):
+        return [not_tested(sentence, "–", "needs the method ILM") for sentence in SCORING_CLAIMS.values()]
+    ours = by_user(params, "ILM", build=build)["HR@10"]
+    others = {
+        "SASRec": lambda: by_user(params, "SASRec", build=build),
+        "LLM off": lambda: by_user(params.with_(**LLM_OFF), "ILM", build=build),
+        "MLP-N": lambda: by_user(params, "MLP-N", build=build),
+        "ILM-rand": lambda: by_user(params, "ILM-rand", build=build),
+    }
+    known = {
+        name: other()["HR@10"] for name, other in others.items() if name in ("SASRec", "LLM off", *methods(params))
+    }
+    tests = {name: paired_bootstrap(ours, theirs) for name, theirs in known.items()}
+    corrected = dict(zip(tests, holm(np.array([t.p_value for t in tests.values()])).tolist()))
+    claims = []
+    for name, sentence in SCORING_CLAIMS.items():
+        if name not in tests:
+            claims.append(not_tested(sentence, "–", f"needs the method {name}"))
+            continue
+        numbers = tests[name].diff, tests[name].ci_low, tests[name].ci_high, corrected[name]
+        claims.append(
+            Claim(
+                sentence,
+                "–",
+                f"{ours.mean():.4f} against {known[name].mean():.4f}",
+                *numbers[1:],
+                len(params.report_seeds),
+                verdict(*numbers),
+                f"notebook 10, {params.data.name}, HR@10, sequential, history excluded, {len(ours):,} users",
+                reason(*numbers, comparisons=len(tests)),
+            )
+        )
+    return claims
