@@ -5,12 +5,12 @@ import os
 
 import numpy as np
 import pytest
+from test_sasrec import cycle  # noqa: F401  (a fixture)
 
 from bench import rectools_check
 from bench.rectools_check import VARIABLE, NoRecTools, ask, interpreter, like_settings
 from ilm_lib.metrics import hits_at, ndcg_at
 from ilm_lib.settings import SASRec
-from test_sasrec import cycle  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="module")
