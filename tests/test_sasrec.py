@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from ilm_lib.baselines import sasrec
-from ilm_lib.baselines.sasrec import load_sasrec, new_sasrec, pack, sasrec_top_k, train_sasrec, training_batches
+from ilm_lib.baselines.sasrec import (
+    NextItems,
+    load_sasrec,
+    new_sasrec,
+    pack,
+    rivals,
+    sasrec_top_k,
+    train_sasrec,
+    training_batches,
+)
 from ilm_lib.data import Dataset
 from ilm_lib.metrics import hits_at, ndcg_at
 from ilm_lib.settings import SASRec
@@ -97,6 +106,55 @@ def test_the_best_weights_are_kept(cycle):
     assert len(dev) == 8 and ndcg_at(top, cycle.dev_targets(), 10).mean() == pytest.approx(dev.max())
 
 
+# ------------------------------------------------------------ the loss
+
+
+EVEN = np.full(CYCLE, 1 / CYCLE)
+
+
+def test_a_place_is_ranked_against_the_targets_of_all_and_the_items_drawn(trained):
+    """By hand, place by place: the own target counts once and as it is, the others by their chance to be there."""
+    model, sequences = trained[0], [np.arange(6), np.arange(20, 24)]
+    share = torch.arange(1, CYCLE + 1) / 465
+    torch.manual_seed(3)
+    loss = NextItems(model, share.numpy(), 12)(pack(sequences, 9)[0])
+    torch.manual_seed(3)
+    there = {*torch.randperm(CYCLE)[:12].tolist(), 1, 2, 3, 4, 5, 21, 22, 23}
+    chance = 1 - (1 - share) ** 8 * 18 / 30
+    expected = []
+    for sequence in sequences:
+        logits = model(torch.from_numpy(sequence)[None]).logits[0]
+        for place, target in enumerate(sequence[1:]):
+            others = sum(logits[place, i].exp() / chance[i] for i in there - {target})
+            expected.append((logits[place, target].exp() + others).log() - logits[place, target])
+    assert torch.allclose(loss, torch.stack(expected).mean(), atol=1e-4)
+
+
+def test_rivals_stand_for_all_items():
+    """Over many batches whose targets follow the shares every item weighs one on average, popular or not."""
+    torch.manual_seed(0)
+    share, weight, batches = torch.arange(1, 41) / 820, torch.zeros(40), 4000
+    for _ in range(batches):
+        targets = torch.multinomial(share, 15, replacement=True)
+        items, own, chance = rivals(targets, share, 10)
+        assert torch.equal(items[own], targets) and len(items.unique()) == len(items) >= 10
+        weight[items] += (-chance).exp() / batches
+    assert torch.allclose(weight, torch.ones(40), atol=0.1)
+
+
+def test_a_small_catalogue_is_ranked_whole(trained):
+    batch, _ = pack([np.arange(6), np.arange(20, 24)], 9)
+    losses = [NextItems(trained[0], EVEN, n)(batch) for n in (None, CYCLE, CYCLE + 5)]
+    assert torch.equal(losses[0], losses[1]) and torch.equal(losses[0], losses[2])
+    assert not torch.equal(losses[0], NextItems(trained[0], EVEN, CYCLE - 1)(batch))
+
+
+def test_it_learns_the_order_from_a_few_items_drawn(cycle):
+    model, _ = train_sasrec(cycle, SASRec(**SMALL, negatives=8), seed=0)
+    top = sasrec_top_k(model, cycle, "test", 1, exclude=True, users=everyone(cycle))
+    assert hits_at(top, cycle.test_targets(), 1).mean() > 0.95
+
+
 # ------------------------------------------------------------ what it ranks
 
 
@@ -182,15 +240,18 @@ def test_short_users_are_left_out_or_refused():
 # ------------------------------------------------------------ seeds and state
 
 
-def test_equal_seeds_give_equal_weights(cycle):
-    params = SASRec(**{**SMALL, "steps": 12, "eval_every": 6})
+@pytest.mark.parametrize("negatives", [None, 8])
+def test_equal_seeds_give_equal_weights(cycle, negatives):
+    params = SASRec(**{**SMALL, "steps": 12, "eval_every": 6, "negatives": negatives})
     (a, first), (b, second), (c, _) = (train_sasrec(cycle, params, seed=s) for s in (0, 0, 1))
     assert equal(weights(a), weights(b)) and not equal(weights(a), weights(c))
     pd.testing.assert_frame_equal(first, second)
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(cycle, tmp_path, monkeypatch):
-    params, state = SASRec(**{**SMALL, "steps": 20, "eval_every": 5}), tmp_path / "state.safetensors"
+@pytest.mark.parametrize("negatives", [None, 8])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(cycle, tmp_path, monkeypatch, negatives):
+    params = SASRec(**{**SMALL, "steps": 20, "eval_every": 5, "negatives": negatives})
+    state = tmp_path / "state.safetensors"
     whole, history = train_sasrec(cycle, params, seed=0)
     with monkeypatch.context() as patch:
 
@@ -217,6 +278,14 @@ def test_a_saved_model_ranks_as_before(cycle, trained, tmp_path):
 def test_items_have_one_table():
     model = new_sasrec(50, SASRec(**SMALL))
     assert model.lm_head.weight is model.transformer.wte.weight and model.lm_head.weight.shape == (50, 32)
+
+
+@pytest.mark.parametrize("asked, std", [({}, 1 / 8), ({"table_std": 0.02}, 0.02)])
+def test_the_table_is_as_wide_as_asked(asked, std):
+    """The other weights are GPT-2's all the same."""
+    model = new_sasrec(2000, SASRec(width=64, **asked))
+    assert model.lm_head.weight.std().item() == pytest.approx(std, rel=0.02)
+    assert model.transformer.h[0].attn.c_attn.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 # ------------------------------------------------------------ in the study

@@ -1,9 +1,10 @@
 """SASRec: what a small transformer over item ids alone finds, without language and without user vectors.
 
-The causal transformer of Kang and McAuley (arXiv 1808.09781), trained with cross entropy over all items in place of
-one sampled negative, which is most of what later models gained over it (Klenitskiy and Vasilev, arXiv 2309.07602;
-Petrov and Macdonald, arXiv 2308.07192). The network is GPT-2's with items for tokens: learned positions, layer norm
-before every block, and one table of items for input and output, so that the score of item i is h . e_i.
+The causal transformer of Kang and McAuley (arXiv 1808.09781), trained with cross entropy over all items, or over some
+hundreds, in place of one sampled negative, which is most of what later models gained over it (Klenitskiy and Vasilev,
+arXiv 2309.07602; Petrov and Macdonald, arXiv 2308.07192). The network is GPT-2's with items for tokens: learned
+positions, layer norm before every block, and one table of items for input and output, so that the score of item i is
+h . e_i.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ilm_lib.baselines.cf import top_k
@@ -22,7 +24,8 @@ from ilm_lib.data import Dataset
 from ilm_lib.data.enough import TooSmall
 from ilm_lib.devices import device
 from ilm_lib.metrics import ranking_metrics
-from ilm_lib.model.backbone import LanguageModel, attention_implementation
+from ilm_lib.model.backbone import attention_implementation, read
+from ilm_lib.model.kernels import mean_nll
 from ilm_lib.model.packing import pack_rows
 from ilm_lib.model.prompts import Batch, token_places
 from ilm_lib.settings import SASRec
@@ -31,7 +34,7 @@ from ilm_lib.train.loop import drawn_batches, fit
 
 def new_sasrec(num_items: int, params: SASRec) -> GPT2LMHeadModel:
     """The network with fresh weights. It reads `max_length` items; one place more, in training, is only predicted."""
-    return GPT2LMHeadModel(
+    model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=num_items,
             n_positions=params.max_length + 1,
@@ -46,6 +49,55 @@ def new_sasrec(num_items: int, params: SASRec) -> GPT2LMHeadModel:
             attn_implementation=attention_implementation(),
         )
     )
+    std = params.width**-0.5 if params.table_std is None else params.table_std
+    with torch.no_grad():  # GPT-2's is for text: at .02 the first third of a run learns popularity and little else
+        model.lm_head.weight.mul_(std / model.config.initializer_range)
+    return model
+
+
+class NextItems(nn.Module):
+    """The network as a function from a batch to its loss: cross entropy over all items, or over `rivals`.
+
+    Args:
+        share: (I,) of each item in the interactions for training.
+        negatives: items drawn besides the targets of a batch; None, or no fewer than there are: all items are ranked.
+    """
+
+    def __init__(self, llm: GPT2LMHeadModel, share: np.ndarray, negatives: int | None):
+        super().__init__()
+        self.llm, self.negatives = llm, negatives
+        self.register_buffer("share", torch.from_numpy(share).float(), persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        if self.negatives is None or self.negatives >= len(self.share):
+            return read(self.llm, batch, use_cache=False).loss
+        table, targets = self.llm.lm_head.weight, batch.targets
+        hidden = self.llm.transformer(batch.input_ids, use_cache=False, **batch.reading(table.dtype)).last_hidden_state
+        hidden = hidden.flatten(0, 1).index_select(0, batch.scored)  # (L, H)
+        items, own, chance = rivals(targets, self.share, self.negatives)
+        logits = hidden @ table[items].T - chance  # (L, R)
+        place = (torch.arange(len(own), device=own.device), own)
+        return mean_nll(logits.index_put(place, chance[own], accumulate=True), own)
+
+
+def rivals(targets: Tensor, share: Tensor, negatives: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The items that all places of a batch are ranked against: its targets, and `negatives` drawn evenly.
+
+    Each stands for as many items as its chance to be here is small (Horvitz and Thompson), so that the sum of the
+    softmax is about that over all items, at a fraction of the cost; with the targets of others in it, which are the
+    popular items, it varies little. A place's own target stands for itself.
+
+    Args:
+        targets: (L,) item rows.
+        share: (I,) of each item in the targets at large.
+
+    Returns:
+        (R,) item rows, (L,) which of them each target is, and (R,) log chances.
+    """
+    drawn = torch.randperm(len(share), device=share.device)[:negatives]
+    items, inverse = torch.cat([targets, drawn]).unique(return_inverse=True)
+    absent = (1 - share[items]) ** len(targets) * (1 - negatives / len(share))
+    return items, inverse[: len(targets)], torch.log1p(-absent)
 
 
 def load_sasrec(folder: Path) -> GPT2LMHeadModel:
@@ -78,13 +130,14 @@ def train_sasrec(
     model = new_sasrec(data.num_items, params).to(device())
     users = np.sort(np.random.default_rng(0).permutation(data.users_of("dev"))[: params.dev_users])
     target = data.dev_targets()[users]
+    counts = np.bincount(data.train_matrix().indices, minlength=data.num_items)
 
-    def evaluate(reader: LanguageModel, step: int) -> dict[str, float]:
+    def evaluate(reader: NextItems, step: int) -> dict[str, float]:
         metrics = ranking_metrics(sasrec_top_k(reader.llm, data, "dev", 10, exclude=True, users=users), target)
         return {f"dev {name}": float(values.mean()) for name, values in metrics.items()}
 
     log = fit(
-        LanguageModel(model),
+        NextItems(model, counts / max(1, counts.sum()), params.negatives),
         list(model.parameters()),
         lambda m, b: {"loss": m(b.to(device()))},
         training_batches(data, params, seed),
@@ -121,7 +174,7 @@ def training_batches(data: Dataset, params: SASRec, seed: int) -> Callable[[int]
     return drawn_batches(draw, lambda windows: pack(windows, params.max_length + 1)[0], params.batch_size, seed)
 
 
-def pack(sequences: Sequence[np.ndarray], places: int) -> tuple[Batch, torch.Tensor]:
+def pack(sequences: Sequence[np.ndarray], places: int) -> tuple[Batch, Tensor]:
     """Sequences as rows of a batch, several to a row where they are short; none sees another.
 
     Args:

@@ -62,6 +62,8 @@ VALUES = [
     ("sasrec.layers", 5000, "1 to 1,024"),
     ("sasrec.heads", 5, "sasrec", "width 64", "heads 5"),
     ("sasrec.max_length", 0, "1 to 65,536"),
+    ("sasrec.negatives", 0, "1 to 65,536"),
+    ("sasrec.table_std", 0.0, "more than 0"),
     ("sasrec.eval_every", 0, "1 or more"),
     ("sasrec.dev_users", 0, "1 or more"),
     ("qformer.width", 10**8, "1 to 65,536"),
