@@ -55,8 +55,8 @@ class Score(Optim):
     item_positions: ItemPositions = Field("slot", description="where item tokens stand, see prompts.PromptEncoder")
     places: Literal["every", "last"] = Field("every", description="the loss after every item, or after the last alone")
     context: Context = Field("llm", description="what a score is read off; 'last' and 'mean' leave the LLM out")
-    sampled_above: Count = Field(100_000, description="items from which on the softmax is sampled")
-    negatives: Count = Field(4096, description="items of a sampled softmax")
+    sampled_above: Count = Field(5_000, description="with more items than that the softmax is over rivals alone")
+    negatives: Count = Field(512, description="rivals drawn besides the targets of a step (kernels.rivals)")
     eval_every: Count = Field(250, description="steps between dev evaluations; the best is kept")
     dev_users: Count = 5000
 

@@ -25,7 +25,7 @@ from ilm_lib.data.enough import TooSmall
 from ilm_lib.devices import device
 from ilm_lib.metrics import ranking_metrics
 from ilm_lib.model.backbone import attention_implementation, read
-from ilm_lib.model.kernels import mean_nll
+from ilm_lib.model.kernels import mean_nll, rivals
 from ilm_lib.model.packing import pack_rows
 from ilm_lib.model.prompts import Batch, token_places
 from ilm_lib.settings import SASRec
@@ -78,26 +78,6 @@ class NextItems(nn.Module):
         logits = hidden @ table[items].T - chance  # (L, R)
         place = (torch.arange(len(own), device=own.device), own)
         return mean_nll(logits.index_put(place, chance[own], accumulate=True), own)
-
-
-def rivals(targets: Tensor, share: Tensor, negatives: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The items that all places of a batch are ranked against: its targets, and `negatives` drawn evenly.
-
-    Each stands for as many items as its chance to be here is small (Horvitz and Thompson), so that the sum of the
-    softmax is about that over all items, at a fraction of the cost; with the targets of others in it, which are the
-    popular items, it varies little. A place's own target stands for itself.
-
-    Args:
-        targets: (L,) item rows.
-        share: (I,) of each item in the targets at large.
-
-    Returns:
-        (R,) item rows, (L,) which of them each target is, and (R,) log chances.
-    """
-    drawn = torch.randperm(len(share), device=share.device)[:negatives]
-    items, inverse = torch.cat([targets, drawn]).unique(return_inverse=True)
-    absent = (1 - share[items]) ** len(targets) * (1 - negatives / len(share))
-    return items, inverse[: len(targets)], torch.log1p(-absent)
 
 
 def load_sasrec(folder: Path) -> GPT2LMHeadModel:

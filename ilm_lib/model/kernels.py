@@ -77,6 +77,26 @@ class _MeanNLL(torch.autograd.Function):
         return ctx.saved_tensors[0] * gradient.to(ctx.saved_tensors[0].dtype), None
 
 
+def rivals(targets: Tensor, share: Tensor, negatives: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The items that all places of a batch are ranked against: its targets, and `negatives` drawn evenly.
+
+    Each stands for as many items as its chance to be here is small (Horvitz and Thompson), so that the sum of the
+    softmax is about that over all items, at a fraction of the cost; with the targets of others in it, which are the
+    popular items, it varies little. A place's own target stands for itself.
+
+    Args:
+        targets: (L,) item rows.
+        share: (I,) of each item in the targets at large.
+
+    Returns:
+        (R,) item rows, (L,) which of them each target is, and (R,) log chances.
+    """
+    drawn = torch.randperm(len(share), device=share.device)[:negatives]
+    items, inverse = torch.cat([targets, drawn]).unique(return_inverse=True)
+    absent = (1 - share[items]) ** len(targets) * (1 - negatives / len(share))
+    return items, inverse[: len(targets)], torch.log1p(-absent)
+
+
 def pair_similarity(a: Tensor, b: Tensor, selection: str) -> Tensor:
     """Cosine similarities between two batches that have several query outputs each.
 

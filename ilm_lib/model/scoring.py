@@ -11,7 +11,6 @@ Scoring all items in one step is what ILM's own group went on to (arXiv 2509.037
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ilm_lib.model.kernels import mean_nll
+from ilm_lib.model.kernels import mean_nll, rivals
 from ilm_lib.model.prompts import Batch, Item, Prompt, User
 from ilm_lib.sections import Context, Words
 
@@ -99,9 +98,12 @@ class ScoreHead(nn.Module):
         context: what a score is read off: "llm", the hidden state; "last", the tokens of the last slot, and "mean",
             those of all slots so far, without the LLM: what it adds is the difference.
         prompt: how a history is shown.
+
+    Attributes:
+        share: (I,) of each item in the interactions for training; 0 for one that training does not meet.
     """
 
-    warm: Tensor
+    share: Tensor
 
     def __init__(
         self,
@@ -122,8 +124,8 @@ class ScoreHead(nn.Module):
         self.query = nn.Linear(llm_width, dim)
         self.project = nn.Linear(vector_dim, dim)
         self.bias = nn.Parameter(torch.zeros(num_items))
-        self.free = nn.Parameter(torch.randn(num_items, dim) * 0.02) if free else None
-        self.register_buffer("warm", torch.ones(num_items))  # 1 for items that training meets
+        self.free = nn.Parameter(torch.randn(num_items, dim) * dim**-0.5) if free else None
+        self.register_buffer("share", torch.full((num_items,), 1 / num_items))
         with torch.no_grad():  # scores begin small: every item as likely as any other
             self.project.weight.mul_(dim**-0.5)
             self.project.bias.zero_()
@@ -153,34 +155,32 @@ class ScoreHead(nn.Module):
     def table(self, vectors: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(I, F) item vectors -> the items' (I, d) and their (I,) biases; with `rows` (R,), of these items alone."""
         pick = (lambda t: t) if rows is None else (lambda t: t[rows])
-        table, warm = self.project(pick(vectors)), pick(self.warm)
+        table, warm = self.project(pick(vectors)), (pick(self.share) > 0).float()
         if self.free is not None:
             table = table + pick(self.free) * warm[:, None]
         return table, pick(self.bias) * warm
 
-    def loss(self, hidden: Tensor, vectors: Tensor, targets: Tensor, negatives: Tensor | None = None) -> Tensor:
+    def loss(self, hidden: Tensor, vectors: Tensor, targets: Tensor, negatives: int | None = None) -> Tensor:
         """Mean negative log likelihood (nats) of the items that come next.
 
         Args:
             hidden: (L, H), the hidden state before each of them.
             vectors: (I, F) of all items.
-            targets: (L,) item rows, all of them warm.
-            negatives: (R,) distinct item rows, drawn evenly; None takes the softmax over all warm items. The sampled
-                softmax weighs each by I / R, so that its expectation is that of all (Jean et al., arXiv 1412.2007).
+            targets: (L,) item rows, all of them met by training.
+            negatives: rank against the targets of all places and so many items that are drawn (`kernels.rivals`); None,
+                or no fewer than there are: against all items.
         """
         query = self.queries(hidden)
-        if negatives is None:
+        if negatives is None or negatives >= len(self.bias):
             table, bias = self.table(vectors)
             scores = torch.addmm(bias, query, table.T)  # (L, I)
-            cold = self.warm == 0
+            cold = self.share == 0
             return mean_nll(scores.masked_fill(cold, -torch.inf) if cold.any() else scores, targets)
-        table, bias = self.table(vectors, negatives)
-        own, own_bias = self.table(vectors, targets)
-        bias = bias + math.log(len(self.warm) / len(negatives))
-        known = (negatives == targets[:, None]) | (self.warm[negatives] == 0)  # a target is no negative of its own
-        scores = torch.addmm(bias, query, table.T).masked_fill(known, -torch.inf)
-        first = (query * own).sum(1) + own_bias
-        return (torch.logaddexp(first, scores.logsumexp(1)) - first).mean()
+        items, own, chance = rivals(targets, self.share, negatives)
+        table, bias = self.table(vectors, items)
+        scores = torch.addmm(bias - chance, query, table.T).masked_fill(self.share[items] == 0, -torch.inf)  # (L, R)
+        place = torch.arange(len(own), device=own.device), own
+        return mean_nll(scores.index_put(place, chance[own].to(scores), accumulate=True), own)
 
 
 def without_llm(context: Context, tokens: Tensor, batch: Batch) -> Tensor:

@@ -93,7 +93,8 @@ def make_score(
         context=settings.context,
         prompt=HistoryPrompt(settings.words, settings.user, settings.history_max),
     )
-    head.warm.copy_(torch.from_numpy(tasks.data.train_matrix().getnnz(0) > 0))
+    counts = torch.from_numpy(tasks.data.train_matrix().getnnz(0)).float()
+    head.share.copy_(counts / counts.sum())
     fold = FoldIn(**fold_in) if fold_in else None
     ilm = ILM(model, tokenizer, item_encoder, table, num_items, tasks.catalogue(), settings.item_positions, fold, head)
     scoring = scoring_tasks(ilm, tasks)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -83,7 +82,5 @@ def score_loss(ilm: ILM, histories: Histories, params: Score) -> Tensor:
     """Mean negative log likelihood (nats) of what comes next, over the places that are asked for."""
     asked = histories.targets >= 0
     states = ilm.slot_states(histories.batch, histories.guests)[asked]
-    vectors, negatives = ilm.cf[: ilm.num_items], None
-    if ilm.num_items > params.sampled_above:
-        negatives = torch.randperm(ilm.num_items, device=ilm.device)[: params.negatives]
-    return ilm.head.loss(states, vectors, histories.targets[asked], negatives)
+    negatives = params.negatives if ilm.num_items > params.sampled_above else None
+    return ilm.head.loss(states, ilm.cf[: ilm.num_items], histories.targets[asked], negatives)
