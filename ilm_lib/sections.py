@@ -49,6 +49,7 @@ class Score(Optim):
     dim: Size = Field(64, description="of a query and of a row of the item table")
     free: bool = Field(True, description="a learned part in the table for every item that training meets")
     dropout: float = Field(0.2, ge=0, lt=1, description="on the hidden state")
+    vector_dropout: float = Field(0.2, ge=0, lt=1, description="on the vectors that item tokens are made of")
     words: Words = Field("none", description="item tokens alone, each with its title, or in OpenP5's templates")
     user: bool = Field(False, description="the user's slot in front, made of what came before the history shown")
     history_max: Count = Field(50, description="items of a history in a prompt, the last ones")

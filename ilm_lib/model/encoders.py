@@ -22,10 +22,15 @@ class ItemEncoder(nn.Module):
     Attributes:
         num_query_tokens: N.
         out: the last linear layer, into the LLM's token space.
+        dropout: on the embeddings, in training; 0 unless it is set.
     """
 
     num_query_tokens: int
     out: nn.Linear
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.0)
 
     def forward(self, cf: Tensor) -> Tensor:
         """(E, d) embeddings -> (E, N, H) item tokens."""
@@ -51,7 +56,7 @@ class QFormerEncoder(ItemEncoder):
         self.out = nn.Linear(qformer.query_tokens.shape[-1], llm_width)
 
     def forward(self, cf: Tensor) -> Tensor:
-        return self.out(self.qformer.queries(cf))
+        return self.out(self.qformer.queries(self.dropout(cf)))
 
 
 class MLPEncoder(ItemEncoder):
@@ -63,7 +68,9 @@ class MLPEncoder(ItemEncoder):
         self.up, self.out = nn.Linear(cf_dim, 10 * cf_dim), nn.Linear(10 * cf_dim, num_tokens * llm_width)
 
     def forward(self, cf: Tensor) -> Tensor:
-        return self.out(nn.functional.gelu(self.up(cf))).view(len(cf), self.num_query_tokens, self.llm_width)
+        return self.out(nn.functional.gelu(self.up(self.dropout(cf)))).view(
+            len(cf), self.num_query_tokens, self.llm_width
+        )
 
 
 class TokenCache:

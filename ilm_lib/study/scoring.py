@@ -83,6 +83,7 @@ def make_score(
         seed=seed,
         aligned=load_file(aligned.path("qformer.safetensors")) if aligned else None,
     )
+    item_encoder.dropout.p = settings.vector_dropout
     head = ScoreHead(
         model.get_input_embeddings().embedding_dim,
         table.shape[1],
