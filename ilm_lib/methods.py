@@ -45,6 +45,9 @@ METHODS: dict[str, Method] = {
     ),
     "CF file": Method("Dot product of the user's and the item's vector, as a file gave them.", "#C4A484", "$F$"),
     "SASRec": Method("A small transformer over the item ids of a history, without language.", "#882255", "^"),
+    "Nearest text": Method(
+        "The items whose texts are nearest to those of the history, without interactions.", "#B07AA1", "$T$"
+    ),
     "OpenP5-R": Method(
         "The frozen LLM alone: it reads and writes items as random index numbers.", "#4D4D4D", "s", "none"
     ),

@@ -124,9 +124,10 @@ def open_dataset(data: Artifact) -> Dataset:
 _open_dataset = lru_cache(2)(Dataset.open)
 
 
-def cold_items(data: Artifact) -> ColdItems:
-    """What a `data` artifact withholds, and who is asked for it; the profile must set `data.cold_items`."""
-    return ColdItems.open(data.path("cold.npz"))
+def cold_items(data: Artifact) -> ColdItems | None:
+    """What a `data` artifact withholds, and who is asked for it; None where the profile sets no `data.cold_items`."""
+    path = data.path("cold.npz")
+    return ColdItems.open(path) if path.exists() else None
 
 
 def wording(params: Params) -> dict[str, Any]:
@@ -185,9 +186,14 @@ def scaled_cf(embeddings: Artifact) -> Tensor:
     return torch.from_numpy(cf_embeddings(embeddings).scaled_table())
 
 
-def openp5_pairs(loaded: Dataset) -> Pairs:
-    """Item-text, item-item and user-item pairs of the training part (Table 2, section 5.1)."""
-    texts = [(i, text) for i in range(loaded.num_items) if (text := loaded.item_text(i))]
+def openp5_pairs(loaded: Dataset, cold: ColdItems | None = None) -> Pairs:
+    """Item-text, item-item and user-item pairs of the training part (Table 2, section 5.1).
+
+    Args:
+        cold: items that are not there yet: their texts are in no pair.
+    """
+    new = set() if cold is None else set(cold.items.tolist())
+    texts = [(i, text) for i in range(loaded.num_items) if i not in new and (text := loaded.item_text(i))]
     user_item = loaded.user_item_pairs() + np.array([loaded.num_items, 0], np.int32)
     return Pairs([t for _, t in texts], np.array([i for i, _ in texts], np.int64), loaded.item_pairs(), user_item)
 

@@ -139,10 +139,10 @@ def trained_scorer(
     return ILM(model, tokenizer, encoder, table, num_items, tasks.catalogue(), positions, fold, head).eval()
 
 
-def score_ranking(params: Params, seed: int, method: str, *, shuffled: bool = False, build: bool = False) -> Artifact:
-    """The ten items that a trained read-out scores highest for every test user, by history rule; see `save_tops`."""
+def ranking_inputs(params: Params, seed: int, method: str, *, shuffled: bool = False, build: bool) -> dict[str, Any]:
+    """What a ranking by a trained read-out depends on, whoever is asked."""
     chosen = params.score
-    given = {
+    return {
         "data": inputs.data(params),
         "cf": vectors(params, seed, chosen.vectors, build=build),
         "fold_in": _json(history_fold_in(params, seed, chosen.vectors)) if _shows_users(chosen) else None,
@@ -150,9 +150,14 @@ def score_ranking(params: Params, seed: int, method: str, *, shuffled: bool = Fa
         "trained": score(params, seed, method, shuffled=shuffled, build=build),
         "shuffle_seed": seed if shuffled else None,
         "precision": chosen.precision,
-        "rules": params.evaluation.histories,
         **inputs.wording(params),
     }
+
+
+def score_ranking(params: Params, seed: int, method: str, *, shuffled: bool = False, build: bool = False) -> Artifact:
+    """The ten items that a trained read-out scores highest for every test user, by history rule; see `save_tops`."""
+    given = ranking_inputs(params, seed, method, shuffled=shuffled, build=build)
+    given |= {"rules": params.evaluation.histories}
     return stage("score_ranking", make_score_ranking, params.profile, made_by=MADE_BY, build=build, given=given)
 
 

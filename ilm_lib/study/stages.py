@@ -50,7 +50,7 @@ def make_phase1(
     folder: Path, *, data: Artifact, cf: Artifact, qformer: QFormerParams, settings: Phase1, seed: int
 ) -> None:
     """Train on the pairs of a dataset; the files are those of `run_phase1`."""
-    pairs = inputs.openp5_pairs(inputs.open_dataset(data))
+    pairs = inputs.openp5_pairs(inputs.open_dataset(data), inputs.cold_items(data))
     run_phase1(folder, pairs, inputs.scaled_cf(cf), qformer, settings, settings.losses, seed=seed)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from ilm_lib.baselines import nearest_text
 from ilm_lib.baselines.cf import fold_in
 from ilm_lib.baselines.sasrec import load_sasrec
 from ilm_lib.baselines.vectors import fuse
-from ilm_lib.metrics import embed_sentences, sentence_encoder
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.sections import VectorKind
 from ilm_lib.settings import Params
@@ -58,11 +57,7 @@ def text_vectors(params: Params, *, build: bool = False) -> Artifact:
 
 def make_text_vectors(folder: Path, *, data: Artifact, encoder: str | None) -> None:
     """Leave text.safetensors: "item" (I, D) unit vectors, zeros for items without a text."""
-    loaded = inputs.open_dataset(data)
-    texts = [loaded.item_text(i, 100) for i in range(loaded.num_items)]
-    found = embed_sentences(sentence_encoder(encoder), texts)
-    known = np.array([bool(text) for text in texts])
-    save_file({"item": np.where(known[:, None], found, 0).astype(np.float32)}, folder / "text.safetensors")
+    save_file({"item": nearest_text.text_vectors(inputs.open_dataset(data), encoder)}, folder / "text.safetensors")
 
 
 def history_fold_in(params: Params, seed: int, kinds: Sequence[VectorKind]) -> FoldIn | None:

@@ -1,0 +1,142 @@
+"""The score read-out as stages of a study, on a toy world of the smallest sizes."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from ilm_lib.files import read_json
+from ilm_lib.paper import SCORING_CLAIMS
+from ilm_lib.profiles import load_params
+from ilm_lib.study import cold, inputs, scoring, scoring_results, stages, vectors
+from ilm_lib.study.artifacts import MissingStage
+
+SMALL = {
+    "data.num_items": 80,
+    "data.num_users": 60,
+    "embeddings.dim": 8,
+    "qformer.width": 16,
+    "qformer.heads": 2,
+    "qformer.contrast_dim": 8,
+    "qformer.max_text_tokens": 8,
+    "phase1.steps": 2,
+    "phase1.batch_size": 8,
+    "backbone.steps": 2,
+    "backbone.width": 16,
+    "backbone.layers": 1,
+    "sasrec.steps": 4,
+    "sasrec.eval_every": 4,
+    "score.steps": 6,
+    "score.batch_size": 16,
+    "score.eval_every": 3,
+    "score.precision": "float32",
+    "score.dim": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One folder for the module: what one test makes the next may use, as the notebooks do."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ILM_RUNS_DIR", str(folder))
+        patch.setenv("ILM_PROGRESS", "/dev/null")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def small(runs):
+    params = load_params("toy", **SMALL)
+    inputs.data(params, build=True)
+    return params
+
+
+def fake_text(monkeypatch):
+    """Sentence vectors that depend on the text alone."""
+
+    def embed(encoder, texts, **kwargs):
+        return np.stack([np.random.default_rng(sum(map(ord, t))).normal(size=12) for t in texts]).astype(np.float32)
+
+    monkeypatch.setattr("ilm_lib.baselines.nearest_text.sentence_encoder", lambda name: None)
+    monkeypatch.setattr("ilm_lib.baselines.nearest_text.embed_sentences", embed)
+
+
+@pytest.mark.parametrize("method", ["MLP-N", "ILM-rand", "ILM"])
+def test_every_method_ranks_all_test_users(small, method):
+    run = scoring.score_ranking(small, 0, method, build=True)
+    with np.load(run.path("tops.npz")) as saved:
+        assert set(saved.files) == {"users", "target", "sequential||kept", "sequential||excluded"}
+        assert saved["users"].tolist() == list(range(60)) and saved["sequential||kept"].shape == (60, 10)
+        seen = inputs.dataset(small).seen_matrix("test").toarray()
+        assert not np.take_along_axis(seen, saved["sequential||excluded"], 1).any()
+    proof = read_json(scoring.score(small, 0, method).path("score.json"))
+    assert proof["llm_before"] == proof["llm_after"]
+    assert scoring.score_ranking(small, 0, method) == run
+    with pytest.raises(MissingStage, match="10_scoring"):
+        scoring.score_ranking(small.with_(**{"score.lr": 0.009}), 0, method)
+
+
+def test_users_alone_are_asked_where_the_prompt_has_them(small):
+    with_user = small.with_(**{"score.user": True})
+    run = scoring.score_ranking(with_user, 0, "ILM-rand", build=True)
+    with np.load(run.path("tops.npz")) as saved:
+        assert "straightforward||excluded" in saved.files
+
+
+def test_the_users_vectors_in_front_are_those_of_the_table(small):
+    """Folded in from the training part a user has the vector that the factorisation gave, or nearly so."""
+    data, cf = inputs.dataset(small), inputs.embeddings(small, 0, build=True)
+    table, items = stages.cf_of_model(cf, 0, False)
+    fold = vectors.history_fold_in(small, 0, ("cf",))
+    found = fold.many(table[:items].numpy(), [data.train_sequence(u) for u in range(60)])
+    likeness = [np.corrcoef(a, b)[0, 1] for a, b in zip(found, table[items:].numpy())]
+    assert np.median(likeness) > 0.99
+
+
+def test_fused_vectors_keep_their_parts_and_users_have_the_mean(small, monkeypatch):
+    fake_text(monkeypatch)
+    kinds = ("cf", "sasrec", "text")
+    fused = inputs.cf_embeddings(vectors.vectors(small, 0, kinds, build=True))
+    assert fused.item.shape == (80, 8 + 64 + 12)
+    for part in (slice(0, 8), slice(8, 72), slice(72, 84)):
+        assert np.sqrt(np.mean(fused.item[:, part] ** 2)) == pytest.approx(1, abs=1e-5)
+    data = inputs.dataset(small)
+    mean = fused.item[np.unique(data.train_sequence(3)), 8:].mean(0)
+    np.testing.assert_allclose(fused.user[3, 8:], mean, atol=1e-5)
+    table, items = stages.cf_of_model(vectors.vectors(small, 0, kinds), 0, False)
+    fold = vectors.history_fold_in(small, 0, kinds)
+    found = fold(table[:items].numpy(), data.train_sequence(3))
+    np.testing.assert_allclose(found[8:], table[items + 3, 8:], atol=1e-4)
+    assert np.corrcoef(found[:8], table[items + 3, :8])[0, 1] > 0.99
+    assert vectors.vectors(small, 0, ("cf",)) == inputs.embeddings(small, 0)
+
+
+def test_rows_and_claims_of_a_page(small):
+    rows = scoring_results.result_rows(small, ["Popularity", "ILM"], build=True)
+    assert set(rows["readout"]) == {"", "score"} and set(rows["task"]) == {"sequential"}
+    assert (rows[rows["method"] == "ILM"]["n"] == 60).all()
+    off = small.with_(**scoring_results.LLM_OFF)
+    variant = scoring_results.result_rows(off, ["ILM"], variant=scoring_results.WITHOUT, build=True)
+    assert set(variant["variant"]) == {"context=last"}
+    found = scoring_results.scoring_claims(small, build=True)
+    assert [claim.claim for claim in found] == list(SCORING_CLAIMS.values())
+    assert all(claim.verdict != "not tested" for claim in found)
+    without = scoring_results.scoring_claims(small.with_(methods=("MLP",)))
+    assert all(claim.verdict == "not tested" for claim in without)
+
+
+def test_cold_items_are_asked_of_texts_and_tokens_alone(runs, monkeypatch):
+    fake_text(monkeypatch)
+    params = load_params("toy", **SMALL, **{"data.cold_items": 0.1, "score.vectors": ("cf", "text")})
+    data = inputs.data(params, build=True)
+    withheld = inputs.cold_items(data)
+    assert len(withheld.items) == 8
+    for method in ("Nearest text", "ILM-rand"):
+        run = cold.cold_ranking(params, 0, method, build=True)
+        with np.load(run.path("cold.npz")) as saved:
+            assert set(saved["cold"][saved["cold"] >= 0]) <= set(withheld.items)
+            assert len(saved["target"]) == len(withheld.users)
+        assert 0 <= cold.cold_metrics(run, "all")["HR@10"].mean() <= cold.cold_metrics(run, "cold")["HR@10"].mean() == 1
+    pairs = inputs.openp5_pairs(inputs.open_dataset(data), withheld)
+    assert not set(pairs.entity.tolist()) & set(withheld.items)
+    head = load_file(scoring.score(params, 0, "ILM-rand").path("score.safetensors"))
+    assert not head["head.share"][withheld.items].any()
