@@ -24,11 +24,14 @@ def refuse_contradictions(params: Params) -> None:
         raise ParamsError(
             "ablations.backbone_steps train our LLM for so long, and backbone.pretrained names another; leave one out"
         )
-    for name, changes in params.ablations.readings.items():
-        try:
-            _reading(params, name, changes)
-        except ParamsError as error:
-            raise ParamsError(f"ablations.readings, {name[:40]!r}: {error}") from None
+    if params.score.user and "cf" not in params.score.vectors:
+        raise ParamsError("score.user needs factors to fold a history into: add cf to score.vectors, or leave user out")
+    for table in ("readings", "scored"):
+        for name, changes in getattr(params.ablations, table).items():
+            try:
+                _reading(params, name, changes)
+            except ParamsError as error:
+                raise ParamsError(f"ablations.{table}, {name[:40]!r}: {error}") from None
 
 
 def _reading(params: Params, name: str, changes: dict) -> None:

@@ -21,6 +21,8 @@ Readout = Literal["beam", "score"]
 #: What a score is read off, and how a history is put: see `model.scoring`.
 Context = Literal["llm", "last", "mean"]
 Words = Literal["none", "title", "template"]
+#: Which LLM reads: the frozen one, or for comparison one of its size with random weights, frozen or trained.
+Reader = Literal["frozen", "random", "trained"]
 
 
 class Optim(Section):
@@ -56,6 +58,7 @@ class Score(Optim):
     item_positions: ItemPositions = Field("slot", description="where item tokens stand, see prompts.PromptEncoder")
     places: Literal["every", "last"] = Field("every", description="the loss after every item, or after the last alone")
     context: Context = Field("llm", description="what a score is read off; 'last' and 'mean' leave the LLM out")
+    llm: Reader = Field("frozen", description="the profile's; with random weights in its place; or such, trained along")
     sampled_above: Count = Field(5_000, description="with more items than that the softmax is over rivals alone")
     negatives: Count = Field(512, description="rivals drawn besides the targets of a step (kernels.rivals)")
     eval_every: Count = Field(250, description="steps between dev evaluations; the best is kept")

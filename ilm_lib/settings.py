@@ -226,11 +226,30 @@ READINGS: dict[str, dict[str, Any]] = {
 }
 
 
+# What the score read-out may do without, each changed alone and measured on dev by notebook 10.
+SCORED: dict[str, dict[str, Any]] = {
+    "LLM off: the last item alone": {"score.context": "last"},
+    "LLM off: the mean of all items": {"score.context": "mean"},
+    "LLM of random weights": {"score.llm": "random"},
+    "transformer of its size, trained": {"score.llm": "trained"},
+    "loss after the last item alone": {"score.places": "last"},
+    "every token at a position of its own": {"score.item_positions": "own"},
+    "titles beside the tokens": {"score.words": "title"},
+    "OpenP5's templates": {"score.words": "template", "score.item_positions": "shared"},
+    "user in front": {"score.user": True},
+    "no free part in the table": {"score.free": False},
+    "one token an item": {"qformer.num_query_tokens": 1},
+    "texts beside the factors": {"score.vectors": ("cf", "text")},
+    "SASRec's vectors and texts": {"score.vectors": ("sasrec", "text")},
+}
+
+
 class Ablations(Section):
     max_users: Count | None = Field(None, description="a seeded sample of the test users; None: all")
     query_tokens: tuple[Few, ...] = (1, 2, 4, 8, 16, 32)
     backbone_steps: tuple[Count, ...] = Field((), description="how long our LLM may read before it is frozen")
     readings: dict[Name, dict[str, Any]] = Field(READINGS, description="name: dotted keys to change")
+    scored: dict[Name, dict[str, Any]] = Field(SCORED, description="as readings, of the score read-out (notebook 10)")
     seeds: Few = Field(2, description="seeds of embeddings and adapter")
     phase1_steps: Count = 40_000
     phase2_steps: Count = 50_000

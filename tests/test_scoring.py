@@ -335,6 +335,7 @@ def test_a_saved_model_recommends_the_same(new_scorer, tmp_path, prompt, users):
     loaded = ILM.from_pretrained(ilm.save_pretrained(tmp_path / "model", users=users))
     ask = lambda model: model.recommend(history=[Item(i) for i in (3, 8, 1, 5, 7, 9)], k=8)
     assert loaded.head.config() == ilm.head.config()
+    assert "score: its hidden state" in (tmp_path / "model/README.md").read_text()
     assert [r.item for r in ask(loaded)] == [r.item for r in ask(ilm)]
 
 

@@ -5,10 +5,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from ilm_lib.files import read_json
+from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.paper import SCORING_CLAIMS
 from ilm_lib.profiles import load_params
 from ilm_lib.study import cold, inputs, scoring, scoring_results, stages, vectors
 from ilm_lib.study.artifacts import MissingStage
+from ilm_lib.tasks.scoring import dev_metrics
 
 SMALL = {
     "data.num_items": 80,
@@ -108,6 +110,24 @@ def test_fused_vectors_keep_their_parts_and_users_have_the_mean(small, monkeypat
     np.testing.assert_allclose(found[8:], table[items + 3, 8:], atol=1e-4)
     assert np.corrcoef(found[:8], table[items + 3, :8])[0, 1] > 0.99
     assert vectors.vectors(small, 0, ("cf",)) == inputs.embeddings(small, 0)
+
+
+@pytest.mark.parametrize("which", ["random", "trained"])
+def test_another_llm_reads_as_it_was_trained_to(small, which):
+    """The ranking loads the very LLM that training ended with: the dev score of the kept weights comes again."""
+    other = small.with_(**{"score.llm": which})
+    data, trained = inputs.data(other), scoring.score(other, 0, "ILM-rand", build=True)
+    proof = read_json(trained.path("score.json"))
+    assert (proof["llm_before"] == proof["llm_after"]) == (which == "random")
+    frozen = read_json(scoring.score(small, 0, "ILM-rand", build=True).path("score.json"))
+    assert proof["llm_before"] != frozen["llm_before"]
+    tasks, llm = inputs.recommendation_tasks(other), stages.backbone(other, 0)
+    ilm = scoring.trained_scorer(llm, inputs.embeddings(other, 0), trained, tasks=tasks)
+    assert weights_fingerprint(ilm.llm) == proof["llm_after"]
+    users = inputs.open_dataset(data).users_of("dev")
+    found = dev_metrics(ilm, scoring.scoring_tasks(ilm, tasks), users)
+    log = scoring_results.dev_scores(other.with_(**{"ablations.scored": {}}), "ILM-rand")
+    assert found["dev NDCG@10"] == pytest.approx(log["dev NDCG@10"][0], abs=1e-6)
 
 
 def test_rows_and_claims_of_a_page(small):

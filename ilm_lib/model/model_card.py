@@ -22,6 +22,7 @@ as a few tokens, made from their collaborative filtering embeddings.
 | item encoder | {encoder} |
 | embeddings | {items:,} items and {users} users, {dim} numbers each |
 | language model | {llm}, frozen |
+| read-out | {readout} |
 
 ## Use
 
@@ -97,10 +98,16 @@ def model_card(
         items=items,
         users=f"{users:,}" if users else "no",
         dim=dim,
+        readout=_readout(config.get("head")),
         llm=f"[{backbone}](https://huggingface.co/{backbone}), {size}" if "base_model" in head else size,
         example=_example(items, users, bool(catalogue), reads_items=kind is not None),
         data=(f"Interactions of {name}." if name else "Interactions of a data set that has no name here.")
-        + (" The item encoder learned; the weights of the language model did not change." if kind else ""),
+        + (
+            f" The item encoder{' and the read-out' if config.get('head') else ''} learned; the weights of the language model "
+            "did not change."
+            if kind
+            else ""
+        ),
         measured=_measured(metrics),
         privacy=(_WITH_USERS if users else _WITHOUT_USERS).format(items=items, users=users)
         + (_USER_TOKENS.format(count=user_tokens) if user_tokens else ""),
@@ -115,6 +122,12 @@ def _encoder(config: Mapping[str, Any] | None) -> str:
         return f"two-layer network, {config['num_tokens']} tokens an item"
     q = config["params"]
     return f"Q-Former, {q['num_query_tokens']} tokens an item, {q['layers']} layers of width {q['width']}"
+
+
+def _readout(head: Mapping[str, Any] | None) -> str:
+    if head is None:
+        return "beam: the language model writes the names of items"
+    return f"score: its hidden state is held against a table of all items, {head['dim']} numbers each"
 
 
 def _example(items: int, users: int, recommends: bool, *, reads_items: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.files import read_json
@@ -16,7 +17,7 @@ from ilm_lib.model.encoders import build_encoder
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.scoring import HistoryPrompt, ScoreHead
-from ilm_lib.sections import HistoryRule, Score
+from ilm_lib.sections import HistoryRule, Reader, Score
 from ilm_lib.settings import Params, QFormerParams
 from ilm_lib.study import inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
@@ -72,7 +73,7 @@ def make_score(
 ) -> None:
     """Train encoder and head; the weights with the best NDCG@10 on the dev items, history excluded, are kept."""
     tasks = inputs.tasks_of(data, **wording)
-    model, tokenizer = stages.load_llm(llm)
+    model, tokenizer = reader(llm, settings.llm, seed)
     table, num_items = stages.cf_of_model(cf, seed, shuffled)
     item_encoder = new_encoder(
         encoder,
@@ -98,6 +99,7 @@ def make_score(
     head.share.copy_(counts / counts.sum())
     fold = FoldIn(**fold_in) if fold_in else None
     ilm = ILM(model, tokenizer, item_encoder, table, num_items, tasks.catalogue(), settings.item_positions, fold, head)
+    ilm.llm.requires_grad_(settings.llm == "trained")
     scoring = scoring_tasks(ilm, tasks)
     users = inputs.sample_users(tasks.data, "dev", settings.dev_users)
     autocast = use_bfloat16(settings.precision)
@@ -109,6 +111,15 @@ def make_score(
         seed=seed,
         evaluate=lambda model, step: dev_metrics(model, scoring, users, autocast=autocast),
     )
+
+
+def reader(llm: Artifact, which: Reader, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The profile's LLM, or one of its size with the random weights of a seed."""
+    model, tokenizer = stages.load_llm(llm)
+    if which != "frozen":
+        torch.manual_seed(seed)
+        model = type(model)(model.config).eval()
+    return model, tokenizer
 
 
 def scoring_tasks(ilm: ILM, tasks: RecommendationTasks) -> ScoringTasks:
@@ -128,12 +139,13 @@ def trained_scorer(
     shuffled: bool = False,
 ) -> ILM:
     """The model that `score` trained."""
-    model, tokenizer = stages.load_llm(llm)
     table, num_items = stages.cf_of_model(cf, seed, shuffled)
     about, weights = read_json(trained.path("score.json")), load_file(trained.path("score.safetensors"))
     encoder, head = build_encoder(about["encoder"]), ScoreHead.from_config(about["head"])
-    for name, module in (("encoder", encoder), ("head", head)):
-        module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(name)})
+    model, tokenizer = reader(llm, about["llm"], about["seed"])
+    for name, module in (("encoder", encoder), ("head", head), ("llm", model)):
+        if own := {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}:
+            module.load_state_dict(own)
     fold = FoldIn(**fold_in) if fold_in else None
     positions = about["item_positions"]
     return ILM(model, tokenizer, encoder, table, num_items, tasks.catalogue(), positions, fold, head).eval()

@@ -17,7 +17,7 @@ from ilm_lib.study import openp5
 from ilm_lib.study.artifacts import Artifact
 from ilm_lib.study.claims import not_tested
 from ilm_lib.study.openp5_results import per_user_metrics
-from ilm_lib.study.scoring import score_ranking
+from ilm_lib.study.scoring import score, score_ranking
 
 TABLE = "scoring"
 LLM_OFF = {"score.context": "last"}  # the last item's tokens go straight to the head
@@ -118,3 +118,18 @@ def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
             )
         )
     return claims
+
+
+def dev_scores(params: Params, method: str, *, build: bool = False) -> pd.DataFrame:
+    """The read-out as the profile has it and with one thing changed (`ablations.scored`), on the dev items.
+
+    Columns reading, seed, "dev HR@10", "dev NDCG@10": of the kept weights, history excluded.
+    """
+    rows = []
+    for name, changes in {"as in the profile": {}, **params.ablations.scored}.items():
+        for seed in params.report_seeds[: params.ablations.seeds]:
+            run = score(params.with_(**changes), seed, method, build=build)
+            steps = pd.read_parquet(run.path("log.parquet")).pivot(index="step", columns="name", values="value")
+            best = steps.loc[steps["dev NDCG@10"].idxmax()]
+            rows.append((name, seed, float(best["dev HR@10"]), float(best["dev NDCG@10"])))
+    return pd.DataFrame(rows, columns=["reading", "seed", "dev HR@10", "dev NDCG@10"])

@@ -41,10 +41,10 @@ def train_score(
     """
     before = weights_fingerprint(ilm.llm)
     ilm.to(device())
-    trained = {"encoder": ilm.encoder, "head": ilm.head}
+    trained = {"encoder": ilm.encoder, "head": ilm.head} | ({"llm": ilm.llm} if params.llm == "trained" else {})
     log = fit(
         ilm,
-        [p for module in trained.values() for p in module.parameters()],
+        [p for module in trained.values() for p in module.parameters() if p.requires_grad],
         lambda m, b: {"loss": score_loss(m, b.to(device()), params)},
         batches,
         params,
@@ -57,11 +57,9 @@ def train_score(
     )
     ilm.cpu()
     after = weights_fingerprint(ilm.llm)
-    if before != after:
+    if before != after and params.llm != "trained":
         raise RuntimeError("the weights of the frozen LLM changed in training the score read-out")
-    weights = {
-        f"{name}.{k}": v.contiguous() for name, module in trained.items() for k, v in module.state_dict().items()
-    }
+    weights = {f"{name}.{k}": v.clone() for name, module in trained.items() for k, v in module.state_dict().items()}
     save_file(weights, folder / "score.safetensors")
     log.to_parquet(folder / "log.parquet")
     write_json(
@@ -70,6 +68,8 @@ def train_score(
             "encoder": encoder_config(ilm.encoder),
             "head": ilm.head.config(),
             "item_positions": ilm.prompts.item_positions,
+            "llm": params.llm,
+            "seed": seed,
             "llm_before": before,
             "llm_after": after,
             "trained": {name: sum(p.numel() for p in module.parameters()) for name, module in trained.items()},
