@@ -53,6 +53,7 @@ _WITH_USERS = """\
 _WITHOUT_USERS = """\
 - **No user's vector or id is inside**: it was saved with `users=False`. Item vectors, item encoder and language
   model were still made from what users did; a language model trained on prompts about users may remember some of it."""
+_LEARNED = " The item encoder{} learned; the weights of the language model did not change."
 _USER_TOKENS = """
 - **{count:,} tokens of the language model stand for one user each**, and what it learned of them is in its weights."""
 
@@ -102,12 +103,7 @@ def model_card(
         llm=f"[{backbone}](https://huggingface.co/{backbone}), {size}" if "base_model" in head else size,
         example=_example(items, users, bool(catalogue), reads_items=kind is not None),
         data=(f"Interactions of {name}." if name else "Interactions of a data set that has no name here.")
-        + (
-            f" The item encoder{' and the read-out' if config.get('head') else ''} learned; the weights of the language model "
-            "did not change."
-            if kind
-            else ""
-        ),
+        + (_LEARNED.format(" and the read-out" if config.get("head") else "") if kind else ""),
         measured=_measured(metrics),
         privacy=(_WITH_USERS if users else _WITHOUT_USERS).format(items=items, users=users)
         + (_USER_TOKENS.format(count=user_tokens) if user_tokens else ""),
