@@ -45,7 +45,14 @@ def verdict(diff: float, ci_low: float, ci_high: float, p_value: float, alpha: f
 
 
 def reason(
-    diff: float, ci_low: float, ci_high: float, p_value: float, *, comparisons: int = 1, drawn_over: str = "users"
+    diff: float,
+    ci_low: float,
+    ci_high: float,
+    p_value: float,
+    *,
+    comparisons: int = 1,
+    drawn_over: str = "users",
+    claimed_by: str = "the paper",
 ) -> str:
     """Why `verdict` says what it says, in words; the numbers are those given to it.
 
@@ -53,6 +60,7 @@ def reason(
         p_value: corrected for all `comparisons`.
         comparisons: how many p was corrected for; 1: it was not.
         drawn_over: what the interval was drawn over, "users", "films" or "seeds".
+        claimed_by: whose direction it is.
     """
     judged = verdict(diff, ci_low, ci_high, p_value)
     p = "p < .001" if p_value < 0.001 else f"p = {_short(p_value, 3)}"
@@ -60,7 +68,7 @@ def reason(
     if judged == "not tested":
         return "there is nothing to compare"
     if judged == "reproduced":
-        return f"the paper's direction, {p}{corrected}"
+        return f"{claimed_by}'s direction, {p}{corrected}"
     if judged == "not reproduced":
         other = "the whole interval lies on the other side of 0"
         but = f"; {p} is corrected for {comparisons} comparisons, the interval is not" if corrected else f"; {p}"

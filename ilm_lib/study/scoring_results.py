@@ -30,7 +30,7 @@ RULES = """
   comparisons of this page (Holm).
 * *The LLM off* is the same encoder and head, trained the same way, that read the last item's tokens in place of the
   LLM's hidden state.
-* **reproduced**, here *it holds*: the difference has the direction of the claim and p < .05. **not reproduced**: the
+* **reproduced**, which here means that the claim holds: the difference has the direction of the claim and p < .05. **not reproduced**: the
   interval lies wholly on the other side. **inconclusive**: anything else.
 """
 
@@ -114,7 +114,7 @@ def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
                 len(params.report_seeds),
                 verdict(*numbers),
                 f"notebook 10, {params.data.name}, HR@10, sequential, history excluded, {len(ours):,} users",
-                reason(*numbers, comparisons=len(tests)),
+                reason(*numbers, comparisons=len(tests), claimed_by="the claim"),
             )
         )
     return claims
