@@ -30,8 +30,8 @@ RULES = """
   comparisons of this page (Holm).
 * *The LLM off* is the same encoder and head, trained the same way, that read the last item's tokens in place of the
   LLM's hidden state.
-* **reproduced**, which here means that the claim holds: the difference has the direction of the claim and p < .05. **not reproduced**: the
-  interval lies wholly on the other side. **inconclusive**: anything else.
+* **reproduced**, which here means that the claim holds: the difference has the direction of the claim and p < .05.
+  **not reproduced**: the interval lies wholly on the other side. **inconclusive**: anything else.
 """
 
 
