@@ -52,11 +52,10 @@ class Embeddings(Section):
 
 
 class SASRec(Optim):
-    """The sequential baseline. The defaults did best of those tried on the dev items of Beauty."""
-
     steps: Count = 3000
     batch_size: Batch = Field(256, description="users")
     lr: Rate = 3e-3
+    weight_decay: float = Field(0.2, ge=0, le=10)
     precision: Precision = "auto"
     width: Size = 64
     layers: Few = 2
