@@ -238,8 +238,8 @@ SCORED: dict[str, dict[str, Any]] = {
     "user in front": {"score.user": True},
     "no free part in the table": {"score.free": False},
     "one token an item": {"qformer.num_query_tokens": 1},
-    "texts beside the factors": {"score.vectors": ("cf", "text")},
-    "SASRec's vectors and texts": {"score.vectors": ("sasrec", "text")},
+    "texts beside the factors": {"score.vectors": ["cf", "text"]},
+    "SASRec's vectors and texts": {"score.vectors": ["sasrec", "text"]},
 }
 
 
