@@ -23,10 +23,8 @@ def left_out(params: Params) -> dict[str, str]:
         reasons["05_elm24_eval"] = "elm24.enabled is false"
     elif all(METHODS[m].encoder == "none" for m in params.methods):
         reasons["05_elm24_eval"] = f"none of the methods {', '.join(params.methods)} reads a film's vector"
-    if not params.score.enabled:
-        reasons["10_scoring"] = "score.enabled is false"
-    elif not params.evaluation.enabled:
-        reasons["10_scoring"] = "evaluation.enabled is false"
+    if not (params.score.enabled and params.evaluation.enabled):
+        reasons["10_scoring"] = f"{'evaluation' if params.score.enabled else 'score'}.enabled is false"
     elif all(METHODS[m].encoder == "none" for m in params.methods):
         reasons["10_scoring"] = f"none of the methods {', '.join(params.methods)} reads an item's vector"
     if "09_readings" not in reasons and not params.ablations.readings:

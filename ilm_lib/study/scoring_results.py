@@ -22,7 +22,7 @@ from ilm_lib.study.scoring import score, score_ranking
 TABLE = "scoring"
 LLM_OFF = {"score.context": "last"}  # the last item's tokens go straight to the head
 WITHOUT = "context=last"
-TASK, RULE = "sequential", "excluded"
+TASK, RULE, RULES_OF_HISTORY = "sequential", "excluded", ("kept", "excluded")
 
 RULES = """
 * Compared is HR@10 on the sequential task with the history excluded, over all test users, each user's metric averaged
@@ -49,10 +49,9 @@ def baselines(params: Params) -> list[str]:
 
 def ranking(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
     """A method's ranking for all test users: scored over the LLM, or a baseline's own."""
-    if METHODS[method].encoder is None:
-        everybody = params.with_(**{"evaluation.max_users": None, "evaluation.prompts": ("seen",)})
-        return openp5.evaluation(everybody, seed, method, build=build)
-    return score_ranking(params, seed, method, build=build)
+    asked = {"evaluation.max_users": None, "evaluation.prompts": ("seen",), "evaluation.histories": RULES_OF_HISTORY}
+    rank = openp5.evaluation if METHODS[method].encoder is None else score_ranking
+    return rank(params.with_(**asked), seed, method, build=build)
 
 
 def by_user(params: Params, method: str, rule: str = RULE, *, build: bool = False) -> dict[str, np.ndarray]:
@@ -74,7 +73,7 @@ def result_rows(params: Params, names: Sequence[str], *, variant: str = "", buil
     for seed in params.report_seeds:
         for method in names:
             scored = METHODS[method].encoder is not None
-            for rule in params.evaluation.histories:
+            for rule in RULES_OF_HISTORY:
                 found = per_user_metrics(
                     ranking(params, seed, method, build=build), TASK, "" if scored else "seen", rule
                 )

@@ -51,6 +51,11 @@ TINY: dict[str, Any] = {
     },
     "ablations": {
         "query_tokens": [1, 2], "seeds": 1, "phase1_steps": 2, "phase2_steps": 2, "max_users": 10, "readings": {},
+        "scored": {"LLM of random weights": {"score.llm": "random"}},
+    },
+    "score": {
+        "steps": 2, "batch_size": 4, "dim": 8, "history_max": 5, "eval_every": 1, "dev_users": 20,
+        "precision": "float32",
     },
 }  # fmt: skip
 

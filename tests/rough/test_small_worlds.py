@@ -340,19 +340,21 @@ def test_an_oracle_finds_all_and_chance_little():
 
 PLANS = {
     "all": ({}, {}),
+    "no-scores": ({"score.enabled": False}, {"10_scoring": "score.enabled is false"}),
     "no-elm": ({"elm24.enabled": False}, {"05_elm24_eval": "elm24.enabled is false"}),
     "no-readings": ({"ablations.readings": None}, {"09_readings": "ablations.readings is empty"}),
     "mlp": ({"methods": ("OpenP5-R", "MLP")}, {"03_phase1": "none of the methods", "09_readings": "not among methods"}),
     "llm": (
         {"methods": ("OpenP5-R",)},
-        {"03_phase1": "has a phase 1", "05_elm24_eval": "reads a film's vector", "09_readings": "not among methods"},
+        {"03_phase1": "has a phase 1", "05_elm24_eval": "reads a film's vector", "09_readings": "not among methods",
+         "10_scoring": "reads an item's vector"},
     ),
     "three-losses": ({"methods": ("ILM-IT", "ILM-IT-UI")}, {"09_readings": "not among methods"}),
     "ilm": ({"methods": ("ILM",)}, {}),
     "words": (
         {"evaluation.enabled": False},
         {n: "evaluation.enabled is false"
-         for n in ("03_phase1", "04_phase2", "06_openp5_eval", "07_ablations", "09_readings")},
+         for n in ("03_phase1", "04_phase2", "06_openp5_eval", "07_ablations", "09_readings", "10_scoring")},
     ),
 }  # fmt: skip
 
