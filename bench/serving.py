@@ -69,7 +69,7 @@ class World:
 
     def ours(self, readout: Readout, users: int) -> list[list[Recommendation]]:
         asked = self.users[:users]
-        histories = [[Item(int(i)) for i in self.data.history(u, "test")] for u in asked]
+        histories = [[Item(int(i)) for i in self.data.history(u, "test")[-HISTORY:]] for u in asked]
         return self.ilm.recommend_many([User(int(u)) for u in asked], histories, readout=readout)
 
     def theirs(self) -> np.ndarray:
