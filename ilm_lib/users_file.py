@@ -56,7 +56,7 @@ def reader_of(path: Path) -> Callable[[Path], Iterator[Line]]:
 
 
 def _csv(path: Path) -> Iterator[Line]:
-    lines = (line.removesuffix("\r") + "\n" for _, line in _lines(path))
+    lines = (line + "\n" for _, line in _lines(path))
     first = next(lines, "")
     delimiter = next((d for d in ",;\t" if d in first), ",")
     # strict: a quote that is never closed would swallow the rows that follow it.

@@ -123,7 +123,8 @@ def test_csvs_are_read_as_they_come(tmp_path, monkeypatch, text, asked):
     assert [(line.user, line.history) for line in users_file.read_users(path)] == asked
 
 
-def test_whole_numbers_are_ids(tmp_path):
+def test_whole_numbers_are_ids_and_lines_are_counted_over_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(users_file, "BLOCK", 5)
     path = tmp_path / "users.jsonl"
     path.write_text('{"user": 7, "history": [12, "007"]}\n\n{"history": []}\n{"user": null}\n', encoding="utf-8")
     found = [tuple(line) for line in users_file.read_users(path)]
