@@ -25,7 +25,16 @@ from ilm_lib.report.html import write_page
 from ilm_lib.report.notebook_pages import notebook_page
 from ilm_lib.report.speed import speed_page
 
-MODULES = {"abc": "encoder", "de": "decode", "fg": "training", "hi": "data", "j": "study", "klm": "gpu", "n": "elm"}
+MODULES = {
+    "abc": "encoder",
+    "de": "decode",
+    "fg": "training",
+    "hi": "data",
+    "j": "study",
+    "klm": "gpu",
+    "n": "elm",
+    "op": "serving",
+}
 COLUMNS = ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
 
 

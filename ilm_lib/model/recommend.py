@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from ilm_lib.sections import Readout
 
 if TYPE_CHECKING:
     from ilm_lib.model.ilm import ILM
+
+POSITIONS = (1 << 11, 1 << 16)  # that the LLM reads at once for the score read-out, on a CPU and on a GPU
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,7 @@ def recommend(
     asked = [Asked.of(ilm, user, history, readout) for user, history in door.paired(users, histories)]
     if not asked:
         return []
-    if readout == "score":
-        items, scores = by_score(ilm, asked, k, exclude)
-    else:
-        found = [by_beam(ilm, one, k, exclude) for one in asked]
-        items, scores = (torch.cat(parts) for parts in zip(*found))
+    items, scores = best_items(ilm, asked, k, exclude, readout)
     name = ilm.names()
     return [
         [
@@ -78,6 +76,14 @@ def recommend(
         ]
         for rows, found in zip(items.tolist(), scores.tolist())
     ]
+
+
+def best_items(ilm: ILM, asked: Sequence[Asked], k: int, exclude: bool, readout: Readout) -> tuple[Tensor, Tensor]:
+    """(B, k') item rows, best first, -1 where fewer are left, and their log probabilities (nats)."""
+    if readout == "score":
+        return by_score(ilm, asked, k, exclude)
+    items, scores = zip(*(by_beam(ilm, one, k, exclude) for one in asked))
+    return torch.cat(items), torch.cat(scores)
 
 
 def by_beam(ilm: ILM, one: Asked, k: int, exclude: bool) -> tuple[Tensor, Tensor]:
@@ -114,10 +120,33 @@ def by_score(ilm: ILM, asked: Sequence[Asked], k: int, exclude: bool) -> tuple[T
 
 
 def last_queries(ilm: ILM, prompts: Sequence[Prompt], guests: Tensor | None = None) -> Tensor:
-    """(P, d) queries at the ends of prompts; `guests` as in `ILM.embed`."""
+    """(P, d) queries at the ends of prompts; `guests` as in `ILM.embed`.
+
+    The LLM reads prompts of like length together, some thousand positions at a time: memory does not grow with P, and
+    what a pass makes stays near the processor. So little is padding that rows are shared only by short prompts, over
+    which attention one by one is slow.
+    """
     assert ilm.head is not None, "a model without a head scores nothing"
-    batch = ilm.encode(prompts, pack=True)
-    last = torch.searchsorted(batch.slot_prompt, torch.arange(len(prompts), device=ilm.device), right=True) - 1
-    states = ilm.slot_states(batch, guests)[last]
-    with torch.autocast(ilm.device.type, enabled=False):  # a ranking is in full precision, whatever the LLM reads in
-        return ilm.head.queries(states)
+    length = [len(ilm.prompts.encode(prompt)[0]) for prompt in prompts]
+    found: list[Tensor] = []
+    order = sorted(range(len(prompts)), key=length.__getitem__)
+    for part in alike([length[p] for p in order], POSITIONS[ilm.device.type != "cpu"]):
+        batch = ilm.encode([prompts[p] for p in order[part]], pack=length[order[part.stop - 1]] < 32)
+        number = torch.arange(part.stop - part.start, device=ilm.device)
+        last = torch.searchsorted(batch.slot_prompt, number, right=True) - 1
+        states = ilm.slot_states(batch, guests)[last]
+        with torch.autocast(
+            ilm.device.type, enabled=False
+        ):  # a ranking is in full precision, whatever the LLM reads in
+            found.append(ilm.head.queries(states))
+    place = torch.tensor(order, device=ilm.device).argsort()  # where each prompt went
+    return torch.cat(found)[place]
+
+
+def alike(length: Sequence[int], most: int) -> Iterator[slice]:
+    """Parts of prompts of rising length (P,) that fill no more than `most` positions, or one prompt each."""
+    start = 0
+    for end in range(1, len(length) + 1):
+        if end == len(length) or length[end] * (end + 1 - start) > most:
+            yield slice(start, end)
+            start = end

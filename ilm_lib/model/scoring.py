@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ilm_lib.model.catalogue import Catalogue
     from ilm_lib.model.fold_in import FoldIn
 
+SCORES = (1 << 21, 1 << 25)  # that `top_items` lays out at once on a CPU, whose caches hold them, and on a GPU
+
 
 @dataclass(frozen=True)
 class HistoryPrompt:
@@ -203,7 +205,7 @@ def without_llm(context: Context, tokens: Tensor, batch: Batch) -> Tensor:
 @torch.no_grad()
 def top_items(
     queries: Tensor, table: Tensor, bias: Tensor, k: int, banned: Sequence[Sequence[int]] | None = None,
-    *, block: int = 1 << 17,
+    *, block: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The k items of the highest scores, exactly, in blocks of items, so that (B, I) scores are never laid out whole.
 
@@ -211,13 +213,14 @@ def top_items(
         queries: (B, d).
         table, bias: (I, d) and (I,).
         banned: item rows that each row of the batch may not have.
-        block: items scored at once.
+        block: items scored at once; None: as many as make `SCORES` scores, and no fewer than 1,024.
 
     Returns:
         (B, k') item rows, best first, and their log probabilities (nats) among all items, bans or not; k' is k or,
         where there are no more, I. -1 and -inf where fewer are left.
     """
     B, I = len(queries), len(table)
+    block = block or max(1 << 10, SCORES[queries.device.type != "cpu"] // max(1, B))
     total = queries.new_full((B,), -torch.inf)
     found, items = queries.new_empty(B, 0), torch.empty(B, 0, dtype=torch.long, device=queries.device)
     row, ban = _bans(banned, queries.device)

@@ -23,6 +23,8 @@ CASES = {
     "l": ("phase-2 step, MFU", "One step of phase 2, share of the GPU's peak"),
     "m": ("Beauty, beam 10", "Evaluate Beauty, ten beams"),
     "n": ("24 ELM tasks of 300 films", "The 24 ELM tasks of 300 films"),
+    "o": ("score read-out, Beauty", "Recommend by scores, Beauty"),
+    "p": ("top ten of a million items", "The top ten of a million items"),
 }
 
 

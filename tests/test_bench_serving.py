@@ -1,0 +1,36 @@
+"""The benchmark of serving at toy sizes: rows follow the contract, and a side that is wrong is an error."""
+
+import pytest
+import torch
+
+from bench import serving
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(serving, "beauty", lambda: serving.synthetic(40, 30, 400))
+    return {"users": 12, "layers": 1, "width": 32}
+
+
+def test_rows_of_serving(small, monkeypatch):
+    monkeypatch.setattr(serving, "in_turn", lambda ours, theirs, repeats=1: (ours(), theirs()) and (10.0, 20.0))
+    rows = serving.run(items=500, by_beam=2, **small)
+    assert [row.case[0] for row in rows if row.main] == ["o", "p"]
+    first = rows[0]
+    assert first.ours == pytest.approx(1200) and first.ratio == pytest.approx(1200 / 500)
+    beam = next(row for row in rows if "beam" in row.case)
+    assert beam.theirs == pytest.approx(100) and beam.ratio == pytest.approx(12)
+
+
+def test_both_read_the_same_histories(small):
+    world = serving.setting(**small)
+    found = world.ours("score", 12)
+    assert len(found) == 12 and world.theirs().shape == (12, 10)
+    for user, items in zip(world.users, found):
+        assert not {r.item.row for r in items} & set(world.data.history(user, "test")[-serving.HISTORY :].tolist())
+
+
+def test_a_difference_is_an_error(monkeypatch):
+    monkeypatch.setattr(serving, "at_once", lambda *given: (torch.zeros(256, 10, dtype=torch.long), None))
+    with pytest.raises(AssertionError, match="are the same"):
+        serving.catalogue(500)
