@@ -85,7 +85,7 @@ def result_rows(params: Params, names: Sequence[str], *, variant: str = "", buil
 def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
     """Whether ILM beats what it is compared with once all items are scored, by `RULES`."""
     if "ILM" not in methods(params):
-        return [not_tested(sentence, "–", "needs the method ILM") for sentence in SCORING_CLAIMS.values()]
+        return [not_tested(sentence, "–", "needs the methods ILM") for sentence in SCORING_CLAIMS.values()]
     ours = by_user(params, "ILM", build=build)["HR@10"]
     others = {
         "SASRec": lambda: by_user(params, "SASRec", build=build),
@@ -101,7 +101,7 @@ def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
     claims = []
     for name, sentence in SCORING_CLAIMS.items():
         if name not in tests:
-            claims.append(not_tested(sentence, "–", f"needs the method {name}"))
+            claims.append(not_tested(sentence, "–", f"needs the methods ILM, {name}"))
             continue
         numbers = tests[name].diff, tests[name].ci_low, tests[name].ci_high, corrected[name]
         claims.append(
