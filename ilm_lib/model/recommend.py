@@ -135,9 +135,7 @@ def last_queries(ilm: ILM, prompts: Sequence[Prompt], guests: Tensor | None = No
         number = torch.arange(part.stop - part.start, device=ilm.device)
         last = torch.searchsorted(batch.slot_prompt, number, right=True) - 1
         states = ilm.slot_states(batch, guests)[last]
-        with torch.autocast(
-            ilm.device.type, enabled=False
-        ):  # a ranking is in full precision, whatever the LLM reads in
+        with torch.autocast(ilm.device.type, enabled=False):  # a ranking is exact, whatever the LLM reads in
             found.append(ilm.head.queries(states))
     place = torch.tensor(order, device=ilm.device).argsort()  # where each prompt went
     return torch.cat(found)[place]

@@ -34,8 +34,8 @@ class HistoryPrompt:
     """How somebody's history stands in the prompt of the score read-out.
 
     Attributes:
-        words: "none": item tokens alone; "title": each item's title after its tokens; "template": OpenP5's sequential
-            template, in which an item's index comes before its tokens.
+        words: "none": item tokens alone; "title": each item's title before its tokens; "template": OpenP5's sequential
+            template, in which an item's index comes before its tokens. An item is asked for before its words are read.
         user: with the user's slot in front (a template says itself where the user stands).
         history_max: only the last items enter.
     """
@@ -58,10 +58,10 @@ class HistoryPrompt:
         prompt: list[str | Item | User] = []
         if self.user and user is not None:
             prompt.append(user if isinstance(user, User) else User(user))
-        for row in rows:
-            prompt.append(Item(int(row)))
+        for number, row in enumerate(rows):
             if self.words == "title":
-                prompt.append(f" {catalogue.titles[row]} ,")
+                prompt.append(f"{' , ' if number else ' '}{catalogue.titles[row]}")
+            prompt.append(Item(int(row)))
         return prompt
 
 
