@@ -144,6 +144,18 @@ def test_rows_and_claims_of_a_page(small):
     assert all(claim.verdict == "not tested" for claim in without)
 
 
+def test_both_readouts_are_compared_over_the_same_users(small, monkeypatch):
+    few = small.with_(**{"evaluation.max_users": 20, "methods": ("MLP", "ILM-rand"), "phase2.steps": 2})
+    monkeypatch.setattr(few.__class__, "report_seeds", (0,))
+    table = scoring_results.by_readout(few, build=True)
+    assert table["method"].tolist() == ["MLP", "ILM-rand"]
+    run = scoring_results.ranking(few, 0, "MLP")
+    users = inputs.sample_users(inputs.dataset(few), "test", 20)
+    with np.load(run.path("tops.npz")) as saved:
+        hits = (saved["sequential||excluded"][users] == saved["target"][users, None]).any(1)
+    assert len(users) == 20 and table["score"][0] == pytest.approx(hits.mean())
+
+
 def test_cold_items_are_asked_of_texts_and_tokens_alone(runs, monkeypatch):
     fake_text(monkeypatch)
     params = load_params("toy", **SMALL, **{"data.cold_items": 0.1, "score.vectors": ("cf", "text")})

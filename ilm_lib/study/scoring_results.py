@@ -62,6 +62,26 @@ def by_user(params: Params, method: str, rule: str = RULE, *, build: bool = Fals
     return {metric: np.mean([run[metric] for run in runs], 0) for metric in runs[0]}
 
 
+def by_readout(params: Params, *, build: bool = False) -> pd.DataFrame:
+    """HR@10 on the sequential task, mean over seeds and the users that the beam was asked for: a row a method.
+
+    Columns method, beam, score; the beam answers the profile's first wording.
+    """
+    rule = RULE if RULE in params.evaluation.histories else "kept"
+    rows = []
+    for method in [m for m in methods(params) if m in params.methods]:
+        found: dict[str, list[float]] = {"beam": [], "score": []}
+        for seed in params.report_seeds:
+            beam = openp5.evaluation(params, seed, method, build=build)
+            scored = ranking(params, seed, method, build=build)
+            with np.load(beam.path("tops.npz")) as asked, np.load(scored.path("tops.npz")) as everybody:
+                among = np.isin(everybody["users"], asked["users"])
+            found["beam"].append(per_user_metrics(beam, TASK, params.evaluation.prompts[0], rule)["HR@10"].mean())
+            found["score"].append(per_user_metrics(scored, TASK, "", rule)["HR@10"][among].mean())
+        rows.append((method, *(float(np.mean(found[readout])) for readout in ("beam", "score"))))
+    return pd.DataFrame(rows, columns=["method", "beam", "score"])
+
+
 def result_rows(params: Params, names: Sequence[str], *, variant: str = "", build: bool = False) -> pd.DataFrame:
     """Rankings of methods over the report's seeds as rows of `results.csv`.
 
