@@ -387,8 +387,8 @@ def test_the_grid_says_what_it_leaves_out(monkeypatch, capsys, tmp_path):
     ("methods", "rules"),
     [
         (["OpenP5-R"], {"backbone", "embeddings", "openp5", "ablations"}),
-        (["OpenP5-R", "MLP"], {"phase2", "backbone", "embeddings", "openp5", "ablations"}),
-        (["ILM"], {"phase1", "phase2", "backbone", "embeddings", "openp5", "ablations"}),
+        (["OpenP5-R", "MLP"], {"phase2", "backbone", "embeddings", "openp5", "ablations", "scoring"}),
+        (["ILM"], {"phase1", "phase2", "backbone", "embeddings", "openp5", "ablations", "scoring"}),
     ],
     ids=["llm", "mlp", "ilm"],
 )
