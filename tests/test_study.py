@@ -38,7 +38,7 @@ def test_notebooks_reproduce_their_claims(tmp_path):
             assert run.returncode == 0, said[-6000:]
 
     results = pd.read_csv(tmp_path / "runs/toy/results.csv", keep_default_na=False)
-    assert set(results["table"]) == {"table1", "table3", "table6", "table7", "figure3"}
+    assert set(results["table"]) == {"table1", "table3", "table6", "table7", "figure3", "scoring"}
     both = results[
         (results["table"] == "table3")
         & (results["task"] == "both")
