@@ -300,6 +300,17 @@ def test_rank_agrees_with_recommend(new_scorer, data, task):
         assert not set(ranked["excluded"][row]) & set(data.history(user, "test").tolist())
 
 
+@pytest.mark.parametrize("encoder", ["mlp", "qformer"])
+def test_a_user_alone_is_asked_by_the_vector_of_the_table(new_scorer, encoder):
+    ilm = new_scorer(encoder=encoder, user=True)
+    found = ilm.recommend(User(1), k=ITEMS)
+    with torch.no_grad():
+        table, bias = ilm.head.table(ilm.cf[:ITEMS])
+        states = ilm.slot_states(ilm.encode([[User(1)]]))
+        expected = (ilm.head.queries(states) @ table.T + bias).log_softmax(1)[0]
+    assert [r.log_probability for r in found] == pytest.approx([float(expected[r.item.row]) for r in found], abs=1e-5)
+
+
 def test_the_table_follows_every_change(new_scorer):
     ilm = new_scorer()
     first = ilm.table()

@@ -125,7 +125,7 @@ class ILM(nn.Module):
         """
         encoder = self.encoder
         assert encoder is not None, "the bare LLM has no item tokens"
-        if guests is not None:
+        if guests is not None and entities[-1] >= len(self.cf):
             own, strange = entities[entities < len(self.cf)], entities[entities >= len(self.cf)] - len(self.cf)
             return torch.cat([*([self.tokens(own)] if len(own) else []), encoder(guests[strange])])
         size = self.num_items * encoder.num_query_tokens * self.llm.get_input_embeddings().embedding_dim
