@@ -1,6 +1,9 @@
 """Tiny seeded models and data that the tests of the core share."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reads the network
 
@@ -75,6 +78,14 @@ def tiny_qformer(vocab=50, *, cf_dim=CF, seed=0, **changes):
     sizes = dict(num_query_tokens=3, layers=2, width=16, heads=2, contrast_dim=8, text_vocab=400, max_text_tokens=12)
     torch.manual_seed(seed)
     return QFormerForPhase1(QFormer(QFormerParams(**{**sizes, **changes}), cf_dim), vocab).eval()
+
+
+def said_under(hash_seed: str, code: str, *arguments: str) -> str:
+    """What a Python of its own prints that runs the code under a hash seed."""
+    root = str(Path(__file__).resolve().parents[1])
+    env = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": root}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=env, cwd=root, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,11 @@
 
 import gzip
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import said_under
 
 from ilm_lib.data import DataError, Dataset, data_dir, load_openp5, openp5
 
@@ -126,17 +125,7 @@ def test_independent_of_hash_seed(folder):
         "import sys; from ilm_lib.data import load_openp5; d = load_openp5(sys.argv[1]);"
         "print(d.items, d.sequences, d.item_pairs().tolist(), d.texts, d.notes)"
     )
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", code, str(folder)],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("0", "1", "2")
-    }
+    outputs = {said_under(seed, code, str(folder)) for seed in ("0", "1", "2")}
     assert len(outputs) == 1 and "x" in outputs.pop()
 
 

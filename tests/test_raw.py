@@ -4,10 +4,7 @@ import functools
 import gzip
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +12,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pandas as pd
 import pytest
-from test_data import REAL, ROOT, real
+from conftest import said_under
+from test_data import REAL, real
 
 from ilm_lib import profiles
 from ilm_lib.data import DataError, download, load_openp5
@@ -335,12 +333,7 @@ def test_equal_bytes(tmp_path):
     )
     contents = []
     for seed in ("1", "2"):
-        subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / seed), repr((ROWS, TEXTS))],
-            check=True,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-        )
+        said_under(seed, code, str(tmp_path / seed), repr((ROWS, TEXTS)))
         contents.append({p.name: p.read_bytes() for p in (tmp_path / seed).iterdir()})
     assert contents[0] == contents[1] and len(contents[0]) == 5
 

@@ -1,16 +1,13 @@
 """The global temporal split: what lies after the date is in nothing trained; users are asked for what comes next."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from conftest import said_under
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data import ROOT
 from test_sasrec import SMALL, world
 
 from ilm_lib.baselines import sasrec
@@ -315,17 +312,7 @@ def test_independent_of_hash_seed(folder):
         "print(d.items, d.train_matrix().indices, d.dev_targets(), d.test_targets(), d.item_pairs(), d.notes,"
         "shuffle_ties(d, read_times(f, d)[0], 1).sequences)"
     )
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", code, str(folder)],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("0", "1", "2")
-    }
+    outputs = {said_under(seed, code, str(folder)) for seed in ("0", "1", "2")}
     assert len(outputs) == 1 and "users_without_a_dev_target" in outputs.pop()
 
 

@@ -1,14 +1,12 @@
 import gzip
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import said_under
 
 from ilm_lib.data import toy
 
@@ -97,8 +95,7 @@ def test_bytes_do_not_depend_on_the_hash_seed(tmp_path):
     )
 
     def digest(name: str, hash_seed: str, seed: str) -> list[str]:
-        env = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, "-c", script, str(tmp_path / name), seed], check=True, env=env)
+        said_under(hash_seed, script, str(tmp_path / name), seed)
         return [hashlib.sha256((tmp_path / name / f).read_bytes()).hexdigest() for f in FILES]
 
     first = digest("a", "1", "3")
