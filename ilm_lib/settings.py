@@ -11,8 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from ilm_lib.errors import Refusal
 from ilm_lib.explain import explain
 from ilm_lib.methods import METHODS, TRAINED, Loss
-from ilm_lib.sections import HistoryRule, ItemPositions, Optim, Precision, Score, Wording
-from ilm_lib.settings_data import Data
+from ilm_lib.sections import Data, HistoryRule, ItemPositions, Optim, Precision, Score, Wording
 from ilm_lib.values import (
     Batch,
     Count,

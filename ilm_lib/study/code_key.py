@@ -5,8 +5,8 @@ class or constant of the library that the name stands for, and so on from there.
 places of files do not enter: a definition that moves to another module, or whose module is renamed, stays what it was.
 Of a class, only those methods count that anything reached may call.
 
-Settings (`settings`, `settings_data`, `sections`, `profiles`) enter a stage's key by their values, so the code that
-declares them is left out here.
+Settings (`settings`, `sections`, `profiles`) enter a stage's key by their values, so the code that declares them is
+left out here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LIBRARY = Path(__file__).resolve().parents[1]
-SETTINGS = {"settings", "settings_data", "sections", "profiles"}
+SETTINGS = {"settings", "sections", "profiles"}
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SCOPES = (*FUNCTIONS, ast.Lambda, ast.ClassDef, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
