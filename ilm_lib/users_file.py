@@ -11,13 +11,13 @@ One of the two may be missing or empty. A whole number is an id: 17 and "17" are
 from __future__ import annotations
 
 import csv
-import difflib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ilm_lib.data.lines import DataError, lines_of, read_json_lines, unreadable
+from ilm_lib.data.tables import delimiter_of, meant_for, refuse_twice
 from ilm_lib.model.refusals import brief
 
 COLUMNS = ("user", "history")
@@ -58,9 +58,8 @@ def reader_of(path: Path) -> Callable[[Path], Iterator[Line]]:
 def _csv(path: Path) -> Iterator[Line]:
     lines = (line + "\n" for _, line in _lines(path))
     first = next(lines, "")
-    delimiter = next((d for d in ",;\t" if d in first), ",")
     # strict: a quote that is never closed would swallow the rows that follow it.
-    settings: Any = dict(delimiter=delimiter, skipinitialspace=True, strict=True)
+    settings: Any = dict(delimiter=delimiter_of(first), skipinitialspace=True, strict=True)
     number = 1
     try:
         header = [name.strip() for name in next(csv.reader([first], **settings), [])]
@@ -135,11 +134,9 @@ def _check_columns(path: Path, header: list[str]) -> None:
     if not any(header):
         raise DataError(path, None, "is empty", "Write a header that names user and history, and a line for each")
     if not any(name in header for name in COLUMNS):
-        close = [(c[0], name) for name in COLUMNS if (c := difflib.get_close_matches(name, header[:50], 1, 0.5))]
-        hint = f" (is {close[0][0]!r} meant for {close[0][1]!r}?)" if close else ""
-        raise DataError(path, 1, f"{','.join(header)!r} names neither user nor history{hint}", NAME_THEM)
-    if twice := [name for name in COLUMNS if header.count(name) > 1]:
-        raise DataError(path, 1, f"the header names {twice[0]} twice", "Rename the column that is not meant")
+        wrong = f"{','.join(header)!r} names neither user nor history{meant_for(COLUMNS, header)}"
+        raise DataError(path, 1, wrong, NAME_THEM)
+    refuse_twice(path, header, COLUMNS)
 
 
 def _line(path: Path, number: int, row: dict[str, Any]) -> Line:

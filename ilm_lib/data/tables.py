@@ -39,9 +39,13 @@ def read_csv(path: Path) -> pd.DataFrame:
     text = text_of(path, read_bytes(path))
     if not text.strip():
         raise DataError(path, None, "is empty", f"Write the header {','.join(COLUMNS)} and a line an interaction")
-    header = re.split(r"[\r\n]", text, maxsplit=1)[0]
-    delimiter = next((d for d in ",;\t" if d in header), ",")
+    delimiter = delimiter_of(re.split(r"[\r\n]", text, maxsplit=1)[0])
     return table_of(path, csv_rows(path, text, COLUMNS, delimiter))
+
+
+def delimiter_of(header: str) -> str:
+    """What parts the fields of a CSV: commas, or the semicolons or tabs of a header that has no comma."""
+    return next((d for d in ",;\t" if d in header), ",")
 
 
 def csv_rows(path: Path, text: str, columns: tuple[str, ...], delimiter: str = ",") -> Iterator[tuple]:
@@ -64,11 +68,19 @@ def csv_rows(path: Path, text: str, columns: tuple[str, ...], delimiter: str = "
 
 def _check_header(path: Path, header: list[str], columns: tuple[str, ...]) -> None:
     if missing := [name for name in columns if name not in header]:
-        some = header[:50]
-        meant = [(c[0], name) for name in missing if (c := difflib.get_close_matches(name, some, 1, 0.5))]
-        hint = f" (is {meant[0][0]!r} meant for {meant[0][1]!r}?)" if meant else ""
-        wrong = f"header {','.join(some)!r} lacks {', '.join(missing)}{hint}"
+        wrong = f"header {','.join(header[:50])!r} lacks {', '.join(missing)}{meant_for(missing, header)}"
         raise DataError(path, 1, wrong, f"Name the columns {','.join(columns)} in the first line")
+    refuse_twice(path, header, columns)
+
+
+def meant_for(missing: Iterable[str], header: list[str]) -> str:
+    """A hint at the column that may be meant for one that is missing, " (is 'users' meant for 'user'?)"; else ""."""
+    meant = [(c[0], name) for name in missing if (c := difflib.get_close_matches(name, header[:50], 1, 0.5))]
+    return f" (is {meant[0][0]!r} meant for {meant[0][1]!r}?)" if meant else ""
+
+
+def refuse_twice(path: Path, header: list[str], columns: tuple[str, ...]) -> None:
+    """Raises DataError where the header has one of the columns twice."""
     if twice := [name for name in columns if header.count(name) > 1]:
         raise DataError(path, 1, f"the header names {twice[0]} twice", "Rename the column that is not meant")
 
