@@ -43,8 +43,8 @@ def elm_claims(params: Params) -> list[Claim]:
         return others
     films = {m: elm_results.by_film(params, m)["log_pplx"].to_numpy() for m in (*sentences, "Film-blind", "ILM")}
     tests = {m: paired_bootstrap(films[m], films["ILM"]) for m in films if m != "ILM"}
-    corrected = _corrected({m: t.p_value for m, t in tests.items()})
-    blind, blind_why = _judged(tests["Film-blind"], corrected["Film-blind"], len(tests), "films")
+    corrected = corrected_for_all({m: t.p_value for m, t in tests.items()})
+    blind, blind_why = judge(tests["Film-blind"], corrected["Film-blind"], len(tests), drawn_over="films")
     results = elm_results.all_result_rows(params, list(films))
     value = results[results["metric"] == "log_pplx"].groupby(["task", "method"])["value"].mean().unstack()
     paper = PAPER[(PAPER["table"] == "table1") & (PAPER["metric"] == "log_pplx") & (PAPER["task"] == "all")]
@@ -53,7 +53,7 @@ def elm_claims(params: Params) -> list[Claim]:
     claims = []
     for m, sentence in sentences.items():
         test, all_tasks, ahead = tests[m], value.loc["all"], (value[m] > value["ILM"]).drop("all")
-        judged, why = _judged(test, corrected[m], len(tests), "films")
+        judged, why = judge(test, corrected[m], len(tests), drawn_over="films")
         if judged == "reproduced" and blind != "reproduced":
             judged, why = "inconclusive", f"ILM does not beat Film-blind, which knows no film: {blind_why}"
         claims.append(
@@ -85,10 +85,10 @@ def not_tested(sentence: str, paper: str, why: str, ours: str = "–") -> Claim:
     return without_test(sentence, paper, ours, "not tested", "–", why)
 
 
-def _judged(test: PairedDifference, p_value: float, comparisons: int = 1, drawn_over: str = "users") -> tuple[str, str]:
-    """Verdict and reason; p is corrected for so many comparisons, the interval was drawn over users, films or seeds."""
+def judge(test: PairedDifference, p_value: float, comparisons: int = 1, **words: str) -> tuple[str, str]:
+    """Verdict and reason; p is corrected for so many comparisons, and `words` are those of `verdicts.reason`."""
     numbers = test.diff, test.ci_low, test.ci_high, p_value
-    return verdict(*numbers), reason(*numbers, comparisons=comparisons, drawn_over=drawn_over)
+    return verdict(*numbers), reason(*numbers, comparisons=comparisons, **words)
 
 
 def _published(params: Params, a: str, b: str, table: str = "table3") -> str:
@@ -103,7 +103,8 @@ def _where(params: Params) -> str:
     return f"notebook 06, {params.data.name}, HR@10, seen, both tasks, history kept"
 
 
-def _corrected(p_values: Mapping[str, float]) -> dict[str, float]:
+def corrected_for_all(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values corrected for each other (Holm)."""
     return dict(zip(p_values, holm(np.array(list(p_values.values()))).tolist()))
 
 
@@ -139,11 +140,11 @@ def _interaction_losses(params: Params) -> list[Claim]:
     value = {m: openp5_results.by_user(params, m, "seen", "kept", build=True)["HR@10"] for m in (TEXT_LOSS, *sentences)}
     without = value[TEXT_LOSS]
     tests = {m: paired_bootstrap(value[m], without) for m in sentences}
-    corrected = _corrected({m: t.p_value for m, t in tests.items()})
+    corrected = corrected_for_all({m: t.p_value for m, t in tests.items()})
     claims = []
     for m, test in tests.items():
         if helps:
-            judged, why = _judged(test, corrected[m], len(tests))
+            judged, why = judge(test, corrected[m], len(tests))
         else:
             numbers = test.ci_low, test.ci_high, corrected[m], 0.1 * float(without.mean())
             judged, why = no_gain(*numbers), no_gain_reason(*numbers)
@@ -194,7 +195,7 @@ def _text_gap(params: Params) -> list[Claim]:
         return [not_tested(sentence, "Figure 5", f"{_needs()} and two seeds") for sentence in sentences.values()]
     gap = final_gap(text_gap(params))["gap"].unstack("method")
     tests = {m: ttest_1samp(gap[TEXT_LOSS] - gap[m], 0) for m in sentences}
-    corrected = _corrected({m: t.pvalue for m, t in tests.items()})
+    corrected = corrected_for_all({m: t.pvalue for m, t in tests.items()})
     claims = []
     for m, test in tests.items():
         low, high = map(float, test.confidence_interval())
@@ -225,7 +226,7 @@ def _tokens(params: Params) -> list[Claim]:
     score = {(m, n): _tokens_by_user(params, m, n) for m in ("ILM", "MLP") for n in lengths}
     mean = lambda m: np.mean([score[m, n] for n in lengths], 0)
     test = paired_bootstrap(mean("ILM"), mean("MLP"))
-    judged, why = _judged(test, test.p_value)
+    judged, why = judge(test, test.p_value)
     ahead = sum(score["ILM", n].mean() > score["MLP", n].mean() for n in lengths)
     claims = [
         Claim(
@@ -254,7 +255,7 @@ def _tokens(params: Params) -> list[Claim]:
     ends = [paired_bootstrap(score["ILM", best], score["ILM", end]) for end in (lengths[0], lengths[-1])]
     weaker = min(ends, key=lambda t: t.diff)
     p = float(holm(np.array([t.p_value for t in ends])).max())
-    judged, why = _judged(weaker, p, len(ends))
+    judged, why = judge(weaker, p, len(ends))
     ours = " / ".join(f"{score['ILM', n].mean():.4f}" for n in (lengths[0], best, lengths[-1]))
     return [
         *claims,

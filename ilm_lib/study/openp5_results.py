@@ -94,11 +94,15 @@ def dev_score(params: Params, seed: int, method: str, *, build: bool = False) ->
     Keys: "dev HR@10", "dev NDCG@10" of the kept checkpoint (history kept, both tasks), and those of `phase1.heldout`.
     """
     aligned = stages.phase1(params, seed, method, build=build) if METHODS[method].phase1 else None
-    log = pd.read_parquet(stages.phase2(params, seed, method, build=build).path("log.parquet"))
-    steps = log.pivot(index="step", columns="name", values="value")
+    best = best_on_dev(stages.phase2(params, seed, method, build=build))
+    return (_last_heldout(aligned) if aligned else {}) | best
+
+
+def best_on_dev(trained: Artifact) -> dict[str, float]:
+    """ "dev HR@10" and "dev NDCG@10" of the weights that a training kept."""
+    steps = pd.read_parquet(trained.path("log.parquet")).pivot(index="step", columns="name", values="value")
     best = steps.loc[steps["dev NDCG@10"].idxmax()]
-    heldout = _last_heldout(aligned) if aligned else {}
-    return heldout | {name: float(best[name]) for name in ("dev HR@10", "dev NDCG@10")}
+    return {name: float(best[name]) for name in ("dev HR@10", "dev NDCG@10")}
 
 
 def _last_heldout(aligned: Artifact) -> dict[str, float]:

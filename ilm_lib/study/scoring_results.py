@@ -8,15 +8,14 @@ import numpy as np
 import pandas as pd
 
 from ilm_lib.methods import METHODS
-from ilm_lib.metrics import holm, paired_bootstrap
+from ilm_lib.metrics import paired_bootstrap
 from ilm_lib.paper import RANKING_METRICS, RESULT_COLUMNS, SCORING_CLAIMS
 from ilm_lib.report.results import Claim
-from ilm_lib.report.verdicts import reason, verdict
 from ilm_lib.settings import Params
 from ilm_lib.study import openp5
 from ilm_lib.study.artifacts import Artifact
-from ilm_lib.study.claims import not_tested
-from ilm_lib.study.openp5_results import per_user_metrics
+from ilm_lib.study.claims import corrected_for_all, judge, not_tested
+from ilm_lib.study.openp5_results import best_on_dev, per_user_metrics
 from ilm_lib.study.scoring import score, score_ranking
 
 TABLE = "scoring"
@@ -53,12 +52,15 @@ def ranking(params: Params, seed: int, method: str, *, build: bool = False) -> A
     return rank(params.with_(**asked), seed, method, build=build)
 
 
-def by_user(params: Params, method: str, rule: str = RULE, *, build: bool = False) -> dict[str, np.ndarray]:
-    """HR and NDCG of every test user on the sequential task, (U',) each, means over the report's seeds."""
+def per_user(params: Params, seed: int, method: str, rule: str, *, build: bool = False) -> dict[str, np.ndarray]:
+    """HR and NDCG of every test user on the sequential task, (U',) each."""
     prompt = "seen" if METHODS[method].encoder is None else ""
-    runs = [
-        per_user_metrics(ranking(params, seed, method, build=build), TASK, prompt, rule) for seed in params.report_seeds
-    ]
+    return per_user_metrics(ranking(params, seed, method, build=build), TASK, prompt, rule)
+
+
+def by_user(params: Params, method: str, rule: str = RULE, *, build: bool = False) -> dict[str, np.ndarray]:
+    """`per_user`, means over the report's seeds."""
+    runs = [per_user(params, seed, method, rule, build=build) for seed in params.report_seeds]
     return {metric: np.mean([run[metric] for run in runs], 0) for metric in runs[0]}
 
 
@@ -77,7 +79,7 @@ def by_readout(params: Params, *, build: bool = False) -> pd.DataFrame:
             with np.load(beam.path("tops.npz")) as asked, np.load(scored.path("tops.npz")) as everybody:
                 among = np.isin(everybody["users"], asked["users"])
             found["beam"].append(per_user_metrics(beam, TASK, params.evaluation.prompts[0], rule)["HR@10"].mean())
-            found["score"].append(per_user_metrics(scored, TASK, "", rule)["HR@10"][among].mean())
+            found["score"].append(per_user(params, seed, method, rule)["HR@10"][among].mean())
         rows.append((method, *(float(np.mean(found[readout])) for readout in ("beam", "score"))))
     return pd.DataFrame(rows, columns=["method", "beam", "score"])
 
@@ -91,12 +93,10 @@ def result_rows(params: Params, names: Sequence[str], *, variant: str = "", buil
     rows = []
     for seed in params.report_seeds:
         for method in names:
-            scored = METHODS[method].encoder is not None
+            readout = "" if METHODS[method].encoder is None else "score"
             for rule in RULES_OF_HISTORY:
-                found = per_user_metrics(
-                    ranking(params, seed, method, build=build), TASK, "" if scored else "seen", rule
-                )
-                key = (TABLE, params.data.name, TASK, "", rule, "score" if scored else "", method, variant, seed)
+                found = per_user(params, seed, method, rule, build=build)
+                key = (TABLE, params.data.name, TASK, "", rule, readout, method, variant, seed)
                 rows += [(*key, m, float(found[m].mean()), len(found[m])) for m in RANKING_METRICS]
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
 
@@ -105,34 +105,30 @@ def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
     """Whether ILM beats what it is compared with once all items are scored, by `RULES`."""
     if "ILM" not in methods(params):
         return [not_tested(sentence, "–", "needs the methods ILM") for sentence in SCORING_CLAIMS.values()]
-    ours = by_user(params, "ILM", build=build)["HR@10"]
-    others = {
-        "SASRec": lambda: by_user(params, "SASRec", build=build),
-        "LLM off": lambda: by_user(params.with_(**LLM_OFF), "ILM", build=build),
-        "MLP-N": lambda: by_user(params, "MLP-N", build=build),
-        "ILM-rand": lambda: by_user(params, "ILM-rand", build=build),
-    }
-    known = {
-        name: other()["HR@10"] for name, other in others.items() if name in ("SASRec", "LLM off", *methods(params))
-    }
-    tests = {name: paired_bootstrap(ours, theirs) for name, theirs in known.items()}
-    corrected = dict(zip(tests, holm(np.array([t.p_value for t in tests.values()])).tolist()))
+    value = lambda p, m: by_user(p, m, build=build)["HR@10"]
+    ours, known = value(params, "ILM"), [n for n in SCORING_CLAIMS if n in ("SASRec", "LLM off", *methods(params))]
+    theirs = {n: value(params.with_(**LLM_OFF), "ILM") if n == "LLM off" else value(params, n) for n in known}
+    tests = {n: paired_bootstrap(ours, other) for n, other in theirs.items()}
+    corrected = corrected_for_all({n: test.p_value for n, test in tests.items()})
     claims = []
     for name, sentence in SCORING_CLAIMS.items():
         if name not in tests:
             claims.append(not_tested(sentence, "–", f"needs the methods ILM, {name}"))
             continue
-        numbers = tests[name].diff, tests[name].ci_low, tests[name].ci_high, corrected[name]
+        test = tests[name]
+        judged, why = judge(test, corrected[name], len(tests), claimed_by="the claim")
         claims.append(
             Claim(
                 sentence,
                 "–",
-                f"{ours.mean():.4f} against {known[name].mean():.4f}",
-                *numbers[1:],
+                f"{ours.mean():.4f} against {theirs[name].mean():.4f}",
+                test.ci_low,
+                test.ci_high,
+                corrected[name],
                 len(params.report_seeds),
-                verdict(*numbers),
+                judged,
                 f"notebook 10, {params.data.name}, HR@10, sequential, history excluded, {len(ours):,} users",
-                reason(*numbers, comparisons=len(tests), claimed_by="the claim"),
+                why,
             )
         )
     return claims
@@ -147,7 +143,5 @@ def dev_scores(params: Params, method: str, *, build: bool = False) -> pd.DataFr
     for name, changes in {"as in the profile": {}, **params.ablations.scored}.items():
         for seed in params.report_seeds[: params.ablations.seeds]:
             run = score(params.with_(**changes), seed, method, build=build)
-            steps = pd.read_parquet(run.path("log.parquet")).pivot(index="step", columns="name", values="value")
-            best = steps.loc[steps["dev NDCG@10"].idxmax()]
-            rows.append((name, seed, float(best["dev HR@10"]), float(best["dev NDCG@10"])))
-    return pd.DataFrame(rows, columns=["reading", "seed", "dev HR@10", "dev NDCG@10"])
+            rows.append({"reading": name, "seed": seed, **best_on_dev(run)})
+    return pd.DataFrame(rows)
