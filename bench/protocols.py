@@ -54,8 +54,7 @@ def ials(data: Dataset, split: Split, seed: int, *, folded: bool, dim: int = 64)
     if folded:
         items, fold = cf.scaled_table()[: data.num_items], fold_in(cf)
         made = np.zeros((data.num_users, dim), np.float32)
-        for u in users:
-            made[u] = fold(items, data.history(u, split))
+        made[users] = fold.many(items, [data.history(u, split) for u in users])
         cf = CFEmbeddings(made, items)
     return figures(data, split, top_k(cf, 10, exclude=seen)[users])
 
@@ -125,7 +124,7 @@ def cold(folder: Path, seeds: int, steps: int | None, share: float = 0.05) -> No
             chosen, best = (pool, last), value
     pool, last = chosen
     print(f"{data.name}: {warm.notes}; chance HR@10 among cold {10 / len(test.items):.4f}")
-    counts = np.asarray(warm.train_matrix().sum(axis=0), np.float32)
+    counts = warm.item_counts().astype(np.float32)[None]
     methods = {
         f"nearest text, {pool} of {last or 'all'}": lambda users, h: nearest_text_scores(
             vectors, h, pool=pool, last=last

@@ -60,6 +60,11 @@ def ranking_metrics(top: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray
     return metrics
 
 
+def dev_means(top: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Means of `ranking_metrics`, as training logs them: "dev HR@10" and so on."""
+    return {f"dev {name}": float(values.mean()) for name, values in ranking_metrics(top, target).items()}
+
+
 def mean_se(values: np.ndarray) -> tuple[float, float]:
     """Mean and standard error of the mean (sample deviation / sqrt n; nan for one value)."""
     values = np.asarray(values, np.float64)

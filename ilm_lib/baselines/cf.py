@@ -68,7 +68,7 @@ class CFEmbeddings:
 
         Users and items meet one encoder, and their factor norms differ by an order of magnitude.
         """
-        return np.concatenate([table / _rms(table) for table in (self.item, self.user)])
+        return np.concatenate([table / rms(table) for table in (self.item, self.user)])
 
 
 def fit_cf(
@@ -156,16 +156,17 @@ def fold_in(
     vector and not the very same.
     """
     r, a = REGULARIZATION[engine] if regularization is None else regularization, unobserved_weight
-    scales: dict[str, Any] = {"item_scale": float(_rms(cf.item)), "user_scale": float(_rms(cf.user))}
+    scales: dict[str, Any] = {"item_scale": float(rms(cf.item)), "user_scale": float(rms(cf.user))}
     if fused is not None:
-        whole = float(_rms(fused.user))  # by which `scaled_table` divides all parts of a user
+        whole = float(rms(fused.user))  # by which `scaled_table` divides all parts of a user
         scales |= {"user_scale": scales["user_scale"] * whole, "factors": cf.item.shape[1], "mean_scale": whole}
     if engine == "implicit":
         return FoldIn(unobserved=a, observed=1 + a, ridge=a * r, ridge_per_item=0.0, **scales)
     return FoldIn(unobserved=a, observed=1.0, ridge=r * a * len(cf.item), ridge_per_item=r, **scales)
 
 
-def _rms(table: np.ndarray) -> np.floating:
+def rms(table: np.ndarray) -> np.floating:
+    """Root mean square of all numbers."""
     return np.sqrt(np.mean(table**2))
 
 

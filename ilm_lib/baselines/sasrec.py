@@ -32,11 +32,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from ilm_lib.baselines.cf import top_k
 from ilm_lib.data import Dataset
-from ilm_lib.data.enough import TooSmall
+from ilm_lib.data.enough import TooSmall, users_with_a_next_item
 from ilm_lib.devices import device
-from ilm_lib.metrics import ranking_metrics
+from ilm_lib.metrics import dev_means
 from ilm_lib.model.backbone import attention_implementation, read
-from ilm_lib.model.kernels import mean_nll, rivals
+from ilm_lib.model.kernels import rival_nll, rivals
 from ilm_lib.model.packing import pack_rows
 from ilm_lib.model.prompts import Batch, token_places
 from ilm_lib.settings import SASRec
@@ -86,9 +86,7 @@ class NextItems(nn.Module):
         hidden = self.llm.transformer(batch.input_ids, use_cache=False, **batch.reading(table.dtype)).last_hidden_state
         hidden = hidden.flatten(0, 1).index_select(0, batch.scored)  # (L, H)
         items, own, chance = rivals(targets, self.share, self.negatives)
-        logits = hidden @ table[items].T - chance  # (L, R)
-        place = (torch.arange(len(own), device=own.device), own)
-        return mean_nll(logits.index_put(place, chance[own], accumulate=True), own)
+        return rival_nll(hidden @ table[items].T - chance, own, chance)
 
 
 def load_sasrec(folder: Path) -> GPT2LMHeadModel:
@@ -121,11 +119,10 @@ def train_sasrec(
     model = new_sasrec(data.num_items, params).to(device())
     users = np.sort(np.random.default_rng(0).permutation(data.users_of("dev"))[: params.dev_users])
     target = data.dev_targets()[users]
-    counts = np.bincount(data.train_matrix().indices, minlength=data.num_items)
+    counts = data.item_counts()
 
     def evaluate(reader: NextItems, step: int) -> dict[str, float]:
-        metrics = ranking_metrics(sasrec_top_k(reader.llm, data, "dev", 10, exclude=True, users=users), target)
-        return {f"dev {name}": float(values.mean()) for name, values in metrics.items()}
+        return dev_means(sasrec_top_k(reader.llm, data, "dev", 10, exclude=True, users=users), target)
 
     log = fit(
         NextItems(model, counts / max(1, counts.sum()), params.negatives),
@@ -148,11 +145,7 @@ def training_batches(data: Dataset, params: SASRec, seed: int) -> Callable[[int]
 
     A window is as long as the network reads, plus the target of its last place; a short sequence is its own window.
     """
-    trainable = np.flatnonzero(data.places.train > 1)
-    if not len(trainable):
-        raise TooSmall(
-            f"{data.name}: no user has two training items, so there is no next item to learn. Add interactions"
-        )
+    trainable = users_with_a_next_item(data)
 
     def draw(rng: np.random.Generator, size: int) -> list[tuple[np.ndarray]]:
         windows = []

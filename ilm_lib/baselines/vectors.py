@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_matrix, diags
 
-from ilm_lib.baselines.cf import CFEmbeddings
+from ilm_lib.baselines.cf import CFEmbeddings, rms
 
 
 def fuse(cf: CFEmbeddings | None, others: Sequence[np.ndarray], train: csr_matrix) -> CFEmbeddings:
@@ -23,13 +23,9 @@ def fuse(cf: CFEmbeddings | None, others: Sequence[np.ndarray], train: csr_matri
     share = diags(1 / np.maximum(1, np.diff(train.indptr))) @ train  # (U, I), rows that sum to 1
     item, user = [], []
     if cf is not None:
-        item, user = [_scaled(cf.item)], [_scaled(cf.user)]
+        item, user = [cf.item / rms(cf.item)], [cf.user / rms(cf.user)]
     for part in others:
-        part = _scaled(part)
+        part = part / rms(part)
         item.append(part)
         user.append(share @ part)
     return CFEmbeddings(np.concatenate(user, 1), np.concatenate(item, 1))
-
-
-def _scaled(part: np.ndarray) -> np.ndarray:
-    return (part / np.sqrt(np.mean(part**2))).astype(np.float32)

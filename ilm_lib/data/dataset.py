@@ -138,6 +138,10 @@ class Dataset:
         """
         return self._matrix(self.places.train, np.float32, np.arange(self.num_users) if users is None else users)
 
+    def item_counts(self) -> np.ndarray:
+        """(I,) int64 how many users have each item in the training part."""
+        return np.bincount(self.train_matrix().indices, minlength=self.num_items)
+
     def seen_matrix(self, split: Split) -> csr_matrix:
         """(U, I) bool, true for the items of `history(u, split)`; none for a user without a target."""
         return self._matrix(np.maximum(self.places.of(split), 0), bool, np.arange(self.num_users))

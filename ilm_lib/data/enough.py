@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ilm_lib.data.dataset import Dataset
 from ilm_lib.data.elm24 import facts_on_record
 from ilm_lib.data.splits import SPLITS, Split
@@ -20,6 +22,15 @@ ENOUGH_FILMS = 100  # from here on a written profile asks for the ELM tasks: ten
 
 class TooSmall(Refusal, ValueError):
     """The data cannot carry a study, or what a setting asks of them; the message says which count falls short."""
+
+
+def users_with_a_next_item(data: Dataset) -> np.ndarray:
+    """(U',) rows of the users with two training items or more; TooSmall where there are none."""
+    if not len(users := np.flatnonzero(data.places.train > 1)):
+        raise TooSmall(
+            f"{data.name}: no user has two training items, so there is no next item to learn. Add interactions"
+        )
+    return users
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,16 @@ def rivals(targets: Tensor, share: Tensor, negatives: int) -> tuple[Tensor, Tens
     return items, inverse[: len(targets)], torch.log1p(-absent)
 
 
+def rival_nll(scores: Tensor, own: Tensor, chance: Tensor) -> Tensor:
+    """Mean negative log likelihood (nats) of the targets among `rivals`; arguments and shapes as it gives them.
+
+    Args:
+        scores: (L, R) less the log chances; a target's own, which is sure to be there, is put back.
+    """
+    place = torch.arange(len(own), device=own.device), own
+    return mean_nll(scores.index_put(place, chance[own].to(scores), accumulate=True), own)
+
+
 def pair_similarity(a: Tensor, b: Tensor, selection: str) -> Tensor:
     """Cosine similarities between two batches that have several query outputs each.
 

@@ -277,10 +277,8 @@ class PromptEncoder:
         entities, slot_entity = np.unique(entity, return_inverse=True)
         in_slots = (first[slot_prompt] + start)[:, None] + np.arange(self.num_query_tokens)  # (S, N) among all tokens
 
-        ends = start + self.num_query_tokens  # (S,) and of a prompt's last slot where the prompt ends
-        if len(ends):
-            last = np.append(slot_prompt[1:] != slot_prompt[:-1], True)
-            ends = np.where(last, begin[slot_prompt], ends)
+        last = np.diff(slot_prompt, append=len(ids)) > 0  # (S,) the prompt has no other slot after it
+        read = np.where(last, begin[slot_prompt], start + self.num_query_tokens) - 1  # (S,) in its prompt
 
         labelled = inside > 0 if loss_on == "text" else inside >= np.repeat(np.maximum(begin, 1), length)
         labelled[in_slots] = False
@@ -299,7 +297,7 @@ class PromptEncoder:
             slot_start=tensor(start + layout.offset[slot_prompt]),
             slot_entity=tensor(slot_entity),
             slot_prompt=tensor(slot_prompt),
-            slot_read=tensor((layout.row * layout.width + layout.offset)[slot_prompt] + ends - 1),
+            slot_read=tensor((layout.row * layout.width + layout.offset)[slot_prompt] + read),
             entities=tensor(entities),
             labels=grid(labels) if answers is not None else None,
             scored=tensor(np.sort(flat[labelled]) - 1) if answers is not None else None,

@@ -57,17 +57,12 @@ def recommend(
     ilm: ILM, users: Any, histories: Any, k: int, exclude: bool, readout: Readout | None
 ) -> list[list[Recommendation]]:
     """The k most probable items for everybody who asks, best first; arguments as `ILM.recommend_many` takes them."""
-    ilm.names()
-    k, exclude, readout = (
-        door.whole_number(k, "k"),
-        door.yes_or_no(exclude, "exclude_history"),
-        door.readout(ilm, readout),
-    )
+    name, k = ilm.names(), door.whole_number(k, "k")
+    exclude, readout = door.yes_or_no(exclude, "exclude_history"), door.readout(ilm, readout)
     asked = [Asked.of(ilm, user, history, readout) for user, history in door.paired(users, histories)]
     if not asked:
         return []
     items, scores = best_items(ilm, asked, k, exclude, readout)
-    name = ilm.names()
     return [
         [
             Recommendation(Item(row), name.id(Item(row)), name.title(Item(row)), score)
@@ -104,19 +99,29 @@ def by_beam(ilm: ILM, one: Asked, k: int, exclude: bool) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def by_score(ilm: ILM, asked: Sequence[Asked], k: int, exclude: bool) -> tuple[Tensor, Tensor]:
-    """(B, k) item rows of the highest scores, and their log probabilities (nats) among all items.
+    """(B, k) item rows of the highest scores, and their log probabilities (nats) among all items."""
+    shown = [one.rows for one in asked]
+    return top_items(queries(ilm, shown, [one.user for one in asked]), *ilm.table(), k, shown if exclude else None)
+
+
+def queries(ilm: ILM, histories: Sequence[Sequence[int]], alone: Sequence[int | User | None] | None = None) -> Tensor:
+    """(B, d) queries after histories of item rows, the oldest first.
 
     Where the prompt has a user's slot, what came before the items shown is in it; without a history it is the user's
     own vector.
+
+    Args:
+        alone: who asks, for those without a history.
     """
-    head, shown = ilm.head, [one.rows for one in asked]
+    head = ilm.head
     assert head is not None, "a model without a head scores nothing"
-    before = [rows[: -head.prompt.history_max] for rows in shown]
+    before = [rows[: -head.prompt.history_max] for rows in histories]
     front, guests = users_in_front(head.prompt, ilm.fold_in, ilm.cf[: ilm.num_items], ilm.num_users, before)
-    prompts = [
-        head.prompt.render(ilm.names(), user if one.rows else one.user, one.rows) for user, one in zip(front, asked)
+    asked = [
+        head.prompt.render(ilm.names(), user if len(rows) else one, rows)
+        for user, one, rows in zip(front, alone or [None] * len(front), histories)
     ]
-    return top_items(last_queries(ilm, prompts, guests), *ilm.table(), k, shown if exclude else None)
+    return last_queries(ilm, asked, guests)
 
 
 def last_queries(ilm: ILM, prompts: Sequence[Prompt], guests: Tensor | None = None) -> Tensor:

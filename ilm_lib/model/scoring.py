@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ilm_lib.model.kernels import mean_nll, rivals
+from ilm_lib.model.kernels import mean_nll, rival_nll, rivals
 from ilm_lib.model.prompts import Batch, Item, Prompt, User
 from ilm_lib.sections import Context, Words
 
@@ -181,8 +181,7 @@ class ScoreHead(nn.Module):
         items, own, chance = rivals(targets, self.share, negatives)
         table, bias = self.table(vectors, items)
         scores = torch.addmm(bias - chance, query, table.T).masked_fill(self.share[items] == 0, -torch.inf)  # (L, R)
-        place = torch.arange(len(own), device=own.device), own
-        return mean_nll(scores.index_put(place, chance[own].to(scores), accumulate=True), own)
+        return rival_nll(scores, own, chance)
 
 
 def without_llm(context: Context, tokens: Tensor, batch: Batch) -> Tensor:

@@ -11,17 +11,17 @@ import torch
 from safetensors.numpy import load_file
 
 from ilm_lib.baselines.nearest_text import nearest_text_scores
-from ilm_lib.devices import device, use_bfloat16
+from ilm_lib.devices import use_bfloat16
 from ilm_lib.metrics import ranking_metrics
 from ilm_lib.model.ilm import ILM
-from ilm_lib.model.recommend import last_queries
+from ilm_lib.model.recommend import queries
+from ilm_lib.sections import Precision
 from ilm_lib.settings import Params
 from ilm_lib.study import inputs
 from ilm_lib.study.artifacts import Artifact, stage
-from ilm_lib.study.scoring import ranking_inputs, scoring_tasks, trained_scorer
+from ilm_lib.study.scoring import ranking_inputs, ranking_model
 from ilm_lib.study.vectors import MADE_BY, text_vectors
 from ilm_lib.tasks.cold import rank_cold
-from ilm_lib.tasks.scoring import ScoringTasks
 
 
 def cold_ranking(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
@@ -39,37 +39,20 @@ def make_text_ranking(folder: Path, *, data: Artifact, text: Artifact) -> None:
     keep(folder, data, lambda users, histories: nearest_text_scores(table, histories, pool="max"))
 
 
-def make_cold_ranking(
-    folder: Path,
-    *,
-    data: Artifact,
-    cf: Artifact,
-    fold_in: dict[str, float] | None,
-    llm: Artifact,
-    trained: Artifact,
-    shuffle_seed: int | None,
-    precision: str,
-    **wording: Any,
-) -> None:
+def make_cold_ranking(folder: Path, *, data: Artifact, precision: Precision, **model: Any) -> None:
     """By a trained read-out, whose table has of a cold item the projection of its vector alone."""
-    tasks = inputs.tasks_of(data, **wording)
-    control = {} if shuffle_seed is None else {"shuffled": True, "seed": shuffle_seed}
-    ilm = trained_scorer(llm, cf, trained, tasks=tasks, fold_in=fold_in, **control).to(device())
-    scoring = scoring_tasks(ilm, tasks)
+    ilm, _ = ranking_model(data=data, **model)
     with torch.autocast(ilm.device.type, torch.bfloat16, enabled=use_bfloat16(precision)):
-        keep(folder, data, lambda users, histories: history_scores(ilm, scoring, histories))
+        keep(folder, data, lambda users, histories: history_scores(ilm, histories))
 
 
 @torch.no_grad()
-def history_scores(ilm: ILM, scoring: ScoringTasks, histories: Sequence[np.ndarray]) -> np.ndarray:
+def history_scores(ilm: ILM, histories: Sequence[np.ndarray]) -> np.ndarray:
     """(B, I) scores of all items after B histories, item rows in time order."""
-    shown = scoring.prompt.history_max
-    askers, guests = scoring.in_front([items[:-shown] for items in histories])
-    prompts = [scoring.prompt.render(scoring.catalogue, u, items.tolist()) for u, items in zip(askers, histories)]
     table, bias = ilm.table()
-    queries = last_queries(ilm, prompts, None if guests is None else guests.to(ilm.device))
+    asked = queries(ilm, [items.tolist() for items in histories])
     with torch.autocast(ilm.device.type, enabled=False):
-        return torch.addmm(bias.float(), queries, table.float().T).cpu().numpy()
+        return torch.addmm(bias.float(), asked, table.float().T).cpu().numpy()
 
 
 def keep(folder: Path, data: Artifact, score: Callable[[np.ndarray, Sequence[np.ndarray]], np.ndarray]) -> None:

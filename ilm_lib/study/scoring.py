@@ -17,7 +17,7 @@ from ilm_lib.model.encoders import build_encoder
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.scoring import HistoryPrompt, ScoreHead
-from ilm_lib.sections import HistoryRule, Reader, Score
+from ilm_lib.sections import HistoryRule, Precision, Reader, Score
 from ilm_lib.settings import Params, QFormerParams
 from ilm_lib.study import inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
@@ -37,20 +37,16 @@ def score(params: Params, seed: int, method: str, *, shuffled: bool = False, bui
     """
     chosen, encoder = params.score, METHODS[method].encoder
     tokens = params.qformer.num_query_tokens if method == "MLP-N" else params.phase2.mlp_tokens
-    cf = vectors(params, seed, chosen.vectors, build=build)
-    given = {
-        "data": inputs.data(params),
-        "cf": cf,
-        "fold_in": _json(history_fold_in(params, seed, chosen.vectors)) if _shows_users(chosen) else None,
-        "llm": stages.backbone(params, seed, build=build),
-        "aligned": stages.phase1(params, seed, method, vectors=cf, build=build) if METHODS[method].phase1 else None,
+    common = _common_inputs(params, seed, build=build)
+    aligns = bool(METHODS[method].phase1)
+    given = common | {
+        "aligned": stages.phase1(params, seed, method, vectors=common["cf"], build=build) if aligns else None,
         "encoder": encoder,
         "qformer": params.qformer if encoder == "qformer" else None,
         "mlp_tokens": tokens if encoder == "mlp" else 1,
         "settings": chosen,
         "shuffled": shuffled,
         "seed": seed,
-        **inputs.wording(params),
     }
     return stage("score", make_score, params.profile, made_by=MADE_BY, build=build, given=given)
 
@@ -95,7 +91,7 @@ def make_score(
         context=settings.context,
         prompt=HistoryPrompt(settings.words, settings.user, settings.history_max),
     )
-    counts = torch.from_numpy(tasks.data.train_matrix().getnnz(0)).float()
+    counts = torch.from_numpy(tasks.data.item_counts()).float()
     head.share.copy_(counts / counts.sum())
     fold = FoldIn(**fold_in) if fold_in else None
     ilm = ILM(model, tokenizer, item_encoder, table, num_items, tasks.catalogue(), settings.item_positions, fold, head)
@@ -153,17 +149,28 @@ def trained_scorer(
 
 def ranking_inputs(params: Params, seed: int, method: str, *, shuffled: bool = False, build: bool) -> dict[str, Any]:
     """What a ranking by a trained read-out depends on, whoever is asked."""
-    chosen = params.score
-    return {
-        "data": inputs.data(params),
-        "cf": vectors(params, seed, chosen.vectors, build=build),
-        "fold_in": _json(history_fold_in(params, seed, chosen.vectors)) if _shows_users(chosen) else None,
-        "llm": stages.backbone(params, seed, build=build),
+    return _common_inputs(params, seed, build=build) | {
         "trained": score(params, seed, method, shuffled=shuffled, build=build),
         "shuffle_seed": seed if shuffled else None,
-        "precision": chosen.precision,
-        **inputs.wording(params),
+        "precision": params.score.precision,
     }
+
+
+def ranking_model(
+    *,
+    data: Artifact,
+    cf: Artifact,
+    fold_in: dict[str, float] | None,
+    llm: Artifact,
+    trained: Artifact,
+    shuffle_seed: int | None,
+    **wording: Any,
+) -> tuple[ILM, ScoringTasks]:
+    """The trained model of `ranking_inputs`, on the device, and the histories it is asked about."""
+    tasks = inputs.tasks_of(data, **wording)
+    control = {} if shuffle_seed is None else {"shuffled": True, "seed": shuffle_seed}
+    ilm = trained_scorer(llm, cf, trained, tasks=tasks, fold_in=fold_in, **control).to(device())
+    return ilm, scoring_tasks(ilm, tasks)
 
 
 def score_ranking(params: Params, seed: int, method: str, *, shuffled: bool = False, build: bool = False) -> Artifact:
@@ -173,36 +180,28 @@ def score_ranking(params: Params, seed: int, method: str, *, shuffled: bool = Fa
     return stage("score_ranking", make_score_ranking, params.profile, made_by=MADE_BY, build=build, given=given)
 
 
-def make_score_ranking(
-    folder: Path,
-    *,
-    data: Artifact,
-    cf: Artifact,
-    fold_in: dict[str, float] | None,
-    llm: Artifact,
-    trained: Artifact,
-    shuffle_seed: int | None,
-    precision: str,
-    rules: Sequence[HistoryRule],
-    **wording: Any,
-) -> None:
+def make_score_ranking(folder: Path, *, precision: Precision, rules: Sequence[HistoryRule], **model: Any) -> None:
     """Rank for all users; leave tops.npz. A user alone is asked only where the prompt has a user's slot."""
-    tasks = inputs.tasks_of(data, **wording)
-    control = {} if shuffle_seed is None else {"shuffled": True, "seed": shuffle_seed}
-    ilm = trained_scorer(llm, cf, trained, tasks=tasks, fold_in=fold_in, **control).to(device())
-    users = tasks.data.users_of("test")
-    scoring, tops = scoring_tasks(ilm, tasks), {}
+    ilm, scoring = ranking_model(**model)
+    users, tops = scoring.data.users_of("test"), {}
     for task in ("sequential", "straightforward") if ilm.head.prompt.shows_users else ("sequential",):
         found = rank(
             ilm, scoring, task=task, split="test", users=users, history_rules=rules, autocast=use_bfloat16(precision)
         )
         tops |= {f"{task}||{rule}": top for rule, top in found.items()}
-    save_tops(folder, tasks.data, users, tops)
+    save_tops(folder, scoring.data, users, tops)
 
 
-def _shows_users(settings: Score) -> bool:
-    return HistoryPrompt(settings.words, settings.user).shows_users
-
-
-def _json(fold_in: FoldIn | None) -> dict[str, float] | None:
-    return None if fold_in is None else vars(fold_in).copy()
+def _common_inputs(params: Params, seed: int, *, build: bool) -> dict[str, Any]:
+    """What training and ranking both depend on."""
+    chosen = params.score
+    cf = vectors(params, seed, chosen.vectors, build=build)
+    shows_users = HistoryPrompt(chosen.words, chosen.user).shows_users
+    fold = history_fold_in(params, seed, chosen.vectors) if shows_users else None
+    return {
+        "data": inputs.data(params),
+        "cf": cf,
+        "fold_in": None if fold is None else vars(fold).copy(),
+        "llm": stages.backbone(params, seed, build=build),
+        **inputs.wording(params),
+    }

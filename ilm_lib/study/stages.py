@@ -20,6 +20,7 @@ from ilm_lib.files import read_json
 from ilm_lib.methods import METHODS, Encoder
 from ilm_lib.model.backbone import load_backbone
 from ilm_lib.model.encoders import build_encoder
+from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.prompts import PromptEncoder
 from ilm_lib.model.tokenizer import train_tokenizer
@@ -217,9 +218,18 @@ def load_ilm(params: Params, seed: int, method: str, *, trained: bool = True) ->
     if trained:
         after = None if encoder == "none" else phase2(params, seed, method)
         ilm = trained_ilm(llm, cf, after, tasks=tasks, item_positions=params.phase2.item_positions)
-        if not params.embeddings.file:
-            given = params.embeddings.model_dump(include={"engine", "regularization", "unobserved_weight"})
-            ilm.fold_in = fold_in(inputs.cf_embeddings(cf), **given)
+        ilm.fold_in = history_fold_in(params, cf)
         return ilm
     aligned = phase1(params, seed, method) if METHODS[method].phase1 else None
     return new_ilm(encoder, llm, cf, aligned, params.qformer, params.phase2, tasks=tasks, seed=seed).eval()
+
+
+def history_fold_in(params: Params, cf: Artifact, fused: Artifact | None = None) -> FoldIn | None:
+    """How a user's vector is made of a history, beside the profile's embeddings or the vectors that hold them and more.
+
+    None where the embeddings came from a file: nothing is known of how they were factorised.
+    """
+    if params.embeddings.file:
+        return None
+    made = params.embeddings.model_dump(include={"engine", "regularization", "unobserved_weight"})
+    return fold_in(inputs.cf_embeddings(cf), **made, fused=inputs.cf_embeddings(fused) if fused else None)

@@ -8,13 +8,12 @@ from pathlib import Path
 from safetensors.numpy import load_file, save_file
 
 from ilm_lib.baselines import nearest_text
-from ilm_lib.baselines.cf import fold_in
 from ilm_lib.baselines.sasrec import load_sasrec
 from ilm_lib.baselines.vectors import fuse
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.sections import VectorKind
 from ilm_lib.settings import Params
-from ilm_lib.study import inputs, openp5
+from ilm_lib.study import inputs, openp5, stages
 from ilm_lib.study.artifacts import Artifact, stage
 
 MADE_BY = "10_scoring"
@@ -61,9 +60,8 @@ def make_text_vectors(folder: Path, *, data: Artifact, encoder: str | None) -> N
 
 
 def history_fold_in(params: Params, seed: int, kinds: Sequence[VectorKind]) -> FoldIn | None:
-    """How a user's vector is made of a history; None without factors, or where they came from a file."""
-    if "cf" not in kinds or params.embeddings.file:
+    """How a user's vector of these kinds is made of a history; None without factors, or where they came from a file."""
+    if "cf" not in kinds:
         return None
-    cf, fused = (inputs.cf_embeddings(vectors(params, seed, which)) for which in (("cf",), kinds))
-    made = params.embeddings.model_dump(include={"engine", "regularization", "unobserved_weight"})
-    return fold_in(cf, **made, fused=fused if len(kinds) > 1 else None)
+    cf, fused = (vectors(params, seed, which) for which in (("cf",), kinds))
+    return stages.history_fold_in(params, cf, fused if len(kinds) > 1 else None)

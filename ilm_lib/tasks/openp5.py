@@ -15,7 +15,7 @@ from ilm_lib.data import Dataset
 from ilm_lib.data.enough import TooSmall
 from ilm_lib.data.splits import Split
 from ilm_lib.data.templates import Task, Template, select
-from ilm_lib.metrics import ranking_metrics
+from ilm_lib.metrics import dev_means
 from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.indexing import Indexing
 from ilm_lib.model.prompts import Batch, Prompt, PromptEncoder
@@ -193,8 +193,7 @@ def dev_metrics(ilm: ILM, tasks: RecommendationTasks, users: np.ndarray, *, batc
         )
         tops.append(ranked["kept"])
     target = tasks.data.dev_targets()[users]
-    metrics = ranking_metrics(np.concatenate(tops), np.concatenate([target, target]))
-    return {f"dev {name}": float(values.mean()) for name, values in metrics.items()}
+    return dev_means(np.concatenate(tops), np.concatenate([target, target]))
 
 
 @torch.no_grad()

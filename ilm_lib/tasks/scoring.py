@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ilm_lib.data import Dataset
-from ilm_lib.data.enough import TooSmall
+from ilm_lib.data.enough import users_with_a_next_item
 from ilm_lib.data.splits import Split
 from ilm_lib.data.templates import Task
-from ilm_lib.metrics import ranking_metrics
+from ilm_lib.metrics import dev_means
 from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.prompts import Batch, Item, Prompt, PromptEncoder, User
-from ilm_lib.model.recommend import last_queries
+from ilm_lib.model.recommend import queries
 from ilm_lib.model.scoring import HistoryPrompt, top_items, users_in_front
 from ilm_lib.progress import progress
 from ilm_lib.sections import HistoryRule
@@ -83,11 +83,7 @@ class ScoringTasks:
         Raises:
             TooSmall: no user has two training items.
         """
-        trainable = np.flatnonzero(self.data.places.train > 1)
-        if not len(trainable):
-            raise TooSmall(
-                f"{self.data.name}: no user has two training items, so there is no next item to learn. Add interactions"
-            )
+        trainable = users_with_a_next_item(self.data)
 
         def batch(number: int) -> Histories:
             rng = np.random.default_rng([seed, number])
@@ -115,7 +111,8 @@ class ScoringTasks:
         places: Literal["every", "last"] = "every",
     ) -> Histories:
         """Windows of item rows, the last of each a target alone, and what came before them, as a batch."""
-        users, guests = self.in_front(before)
+        items = self.vectors[: self.data.num_items]
+        users, guests = users_in_front(self.prompt, self.fold_in, items, self.data.num_users, before)
         prompts = []
         for user, window in zip(users, windows):
             catalogue = self.catalogue
@@ -124,11 +121,6 @@ class ScoringTasks:
             prompts.append(self.prompt.render(catalogue, user, window[:-1]))
         batch = encoder.batch(prompts, pack=True)
         return Histories(batch, torch.tensor(next_items(prompts, windows, places)), guests)
-
-    def in_front(self, before: Sequence[Sequence[int]]) -> tuple[list[User | None], Tensor | None]:
-        """`users_in_front` of this dataset."""
-        items = self.vectors[: self.data.num_items]
-        return users_in_front(self.prompt, self.fold_in, items, self.data.num_users, before)
 
 
 def next_items(prompts: Sequence[Prompt], windows: Sequence[Sequence[int]], places: str) -> list[int]:
@@ -171,27 +163,16 @@ def rank(
     for start in progress(starts, f"scoring, {task} {split}", total=len(starts)):
         rows = users[order[start : start + batch_size]]
         seen = [data.history(u, split) for u in rows]
-        guests = None
-        if task == "sequential":
-            askers, guests = tasks.in_front([items[: -tasks.prompt.history_max] for items in seen])
-            prompts = [tasks.prompt.render(tasks.catalogue, u, items.tolist()) for u, items in zip(askers, seen)]
-            guests = None if guests is None else guests.to(ilm.device)
-        else:
-            prompts = [tasks.prompt.render(tasks.catalogue, int(u), []) for u in rows]
+        histories = [items.tolist() if task == "sequential" else [] for items in seen]
         with torch.autocast(ilm.device.type, torch.bfloat16, enabled=autocast):
-            queries = last_queries(ilm, prompts, guests)
+            asked = queries(ilm, histories, rows.tolist())
         for rule, tops in ranked.items():
-            tops.append(top_items(queries, *ilm.table(), 10, seen if rule == "excluded" else None)[0].cpu().numpy())
+            tops.append(top_items(asked, *ilm.table(), 10, seen if rule == "excluded" else None)[0].cpu().numpy())
     inverse = np.argsort(order)
     return {rule: np.concatenate(tops)[inverse] for rule, tops in ranked.items()}
 
 
 def dev_metrics(ilm: ILM, tasks: ScoringTasks, users: np.ndarray, *, autocast: bool = False) -> dict[str, float]:
     """HR and NDCG on the dev item, history shown, and excluded from the ranking, as SASRec is chosen."""
-    top = rank(ilm, tasks, task="sequential", split="dev", users=users, history_rules=("excluded",), autocast=autocast)[
-        "excluded"
-    ]
-    return {
-        f"dev {name}": float(values.mean())
-        for name, values in ranking_metrics(top, tasks.data.dev_targets()[users]).items()
-    }
+    top = rank(ilm, tasks, task="sequential", split="dev", users=users, history_rules=("excluded",), autocast=autocast)
+    return dev_means(top["excluded"], tasks.data.dev_targets()[users])

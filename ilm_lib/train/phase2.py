@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ilm_lib.devices import device
@@ -17,8 +17,9 @@ from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.model.encoders import ItemEncoder, MLPEncoder, QFormerEncoder, encoder_config
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.qformer import QFormer
+from ilm_lib.sections import Score
 from ilm_lib.settings import Phase2, QFormerParams
-from ilm_lib.train.loop import fit
+from ilm_lib.train.loop import LossFn, fit
 from ilm_lib.train.state import STATE
 
 
@@ -75,12 +76,48 @@ def train_phase2(
     Raises:
         RuntimeError: the SHA-256 of the LLM's weights differs before and after.
     """
+    proof = train_beside_llm(
+        folder,
+        ilm,
+        [ilm.encoder],
+        lambda m, b: {"loss": m(b.to(device()), use_cache=False).loss},
+        batches,
+        params,
+        seed=seed,
+        evaluate=evaluate,
+        label="phase 2",
+    )
+    save_file({k: v.contiguous() for k, v in ilm.encoder.state_dict().items()}, folder / "encoder.safetensors")
+    trained = sum(p.numel() for p in ilm.encoder.parameters())
+    write_json(folder / "encoder.json", {"config": encoder_config(ilm.encoder), **proof, "trained": trained})
+
+
+def train_beside_llm(
+    folder: Path,
+    ilm: ILM,
+    modules: Sequence[nn.Module],
+    loss_fn: LossFn,
+    batches: Callable[[int], Any],
+    params: Phase2 | Score,
+    *,
+    seed: int,
+    evaluate: Callable[[ILM, int], Mapping[str, float]] | None,
+    label: str,
+) -> dict[str, Any]:
+    """Train modules of `ilm` as `fit` does, keep the weights with the best "dev NDCG@10", and leave log.parquet.
+
+    Returns:
+        the SHA-256 of the LLM's weights, `llm_before` and `llm_after`, and how many are `frozen`.
+
+    Raises:
+        RuntimeError: the LLM is none of the modules, and its weights changed.
+    """
     before = weights_fingerprint(ilm.llm)
     ilm.to(device())
     log = fit(
         ilm,
-        list(ilm.encoder.parameters()),
-        lambda m, b: {"loss": m(b.to(device()), use_cache=False).loss},
+        [p for module in modules for p in module.parameters()],
+        loss_fn,
         batches,
         params,
         seed=seed,
@@ -88,21 +125,11 @@ def train_phase2(
         eval_every=params.eval_every,
         keep_best="dev NDCG@10" if evaluate else None,
         state=folder / STATE,
-        label="phase 2",
+        label=label,
     )
     ilm.cpu()
     after = weights_fingerprint(ilm.llm)
-    if before != after:
-        raise RuntimeError("the weights of the frozen LLM changed in phase 2")
-    save_file({k: v.contiguous() for k, v in ilm.encoder.state_dict().items()}, folder / "encoder.safetensors")
+    if before != after and ilm.llm not in modules:
+        raise RuntimeError(f"the weights of the frozen LLM changed in {label}")
     log.to_parquet(folder / "log.parquet")
-    write_json(
-        folder / "encoder.json",
-        {
-            "config": encoder_config(ilm.encoder),
-            "llm_before": before,
-            "llm_after": after,
-            "trained": sum(p.numel() for p in ilm.encoder.parameters()),
-            "frozen": sum(p.numel() for p in ilm.llm.parameters()),
-        },
-    )
+    return {"llm_before": before, "llm_after": after, "frozen": sum(p.numel() for p in ilm.llm.parameters())}

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from ilm_lib.devices import device
 from ilm_lib.files import write_json
-from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.model.encoders import encoder_config
 from ilm_lib.model.ilm import ILM
 from ilm_lib.sections import Score
-from ilm_lib.train.loop import fit
-from ilm_lib.train.state import STATE
+from ilm_lib.train.phase2 import train_beside_llm
 
 if TYPE_CHECKING:
     from ilm_lib.tasks.scoring import Histories
@@ -39,29 +37,20 @@ def train_score(
     Raises:
         RuntimeError: the SHA-256 of the LLM's weights differs before and after.
     """
-    before = weights_fingerprint(ilm.llm)
-    ilm.to(device())
     trained = {"encoder": ilm.encoder, "head": ilm.head} | ({"llm": ilm.llm} if params.llm == "trained" else {})
-    log = fit(
+    proof = train_beside_llm(
+        folder,
         ilm,
-        [p for module in trained.values() for p in module.parameters() if p.requires_grad],
+        list(trained.values()),
         lambda m, b: {"loss": score_loss(m, b.to(device()), params)},
         batches,
         params,
         seed=seed,
         evaluate=evaluate,
-        eval_every=params.eval_every,
-        keep_best="dev NDCG@10" if evaluate else None,
-        state=folder / STATE,
         label="score read-out",
     )
-    ilm.cpu()
-    after = weights_fingerprint(ilm.llm)
-    if before != after and params.llm != "trained":
-        raise RuntimeError("the weights of the frozen LLM changed in training the score read-out")
     weights = {f"{name}.{k}": v.clone() for name, module in trained.items() for k, v in module.state_dict().items()}
     save_file(weights, folder / "score.safetensors")
-    log.to_parquet(folder / "log.parquet")
     write_json(
         folder / "score.json",
         {
@@ -70,10 +59,8 @@ def train_score(
             "item_positions": ilm.prompts.item_positions,
             "llm": params.llm,
             "seed": seed,
-            "llm_before": before,
-            "llm_after": after,
             "trained": {name: sum(p.numel() for p in module.parameters()) for name, module in trained.items()},
-            "frozen": sum(p.numel() for p in ilm.llm.parameters()),
+            **proof,
         },
     )
 
