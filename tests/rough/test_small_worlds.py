@@ -318,7 +318,7 @@ def test_too_few_pairs_are_no_test(count):
     """All of five differences lean one way by chance once in sixteen: that is no p of .0002."""
     found = paired_bootstrap(np.ones(count), np.zeros(count))
     assert found.diff == 1 and np.isnan([found.ci_low, found.ci_high, found.p_value]).all()
-    assert claims._judged(found, found.p_value, drawn_over="films") == ("inconclusive", "too few films for an interval")
+    assert claims.judge(found, found.p_value, drawn_over="films") == ("inconclusive", "too few films for an interval")
     assert paired_bootstrap(np.ones(FEWEST_PAIRS), np.zeros(FEWEST_PAIRS)).p_value < 0.05
 
 
