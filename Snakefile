@@ -6,13 +6,13 @@ sys.path.insert(0, workflow.basedir)  # the library of this checkout
 from ilm_lib.profiles import load_params, runs_dir
 from ilm_lib.study import plan
 from ilm_lib.study.notebook_run import command
-from ilm_lib.study.scope import left_out
+from ilm_lib.study.scope import by_beam, left_out
 
 PARAMS = load_params(str(config.get("profile", "toy")))
 NUMBER = int(config.get("seeds", 1))
 SEEDS = list(range(PARAMS.seed, PARAMS.seed + NUMBER))
 HALF = max(1, workflow.cores // 2)  # the last two notebooks run side by side
-TRAINED = [m for m in PARAMS.methods if m != "OpenP5-R"]
+TRAINED = by_beam(PARAMS)
 LEFT_OUT = left_out(PARAMS)
 plan.prepare(PARAMS, NUMBER)
 
@@ -62,7 +62,7 @@ rule phase2:
     resources: gpu=1
     shell: command("04_phase2-{method}-seed{seed}", "04 phase 2 of {method}, seed {seed}")
 
-# What 06 and 07 show; a profile of OpenP5-R alone trains no encoder.
+# What 06 and 07 show; a profile of OpenP5-R alone, or without a beam, trains no encoder here.
 MODELS = expand(rules.phase2.output, seed=SEEDS, method=TRAINED) or [
     page for rule in (rules.backbone, rules.embeddings) for page in expand(rule.output, seed=SEEDS)
 ]
@@ -97,9 +97,12 @@ rule readings:
     resources: gpu=1
     shell: command("09_readings", "09 readings")
 
-# It shows its rankings beside those of the beam.
+# It shows its rankings beside those of the beam, where there is one.
 rule scoring:
-    input: needs("10_scoring", rules.openp5.output)
+    input:
+        needs("10_scoring",
+              *([*MODELS, *([] if "03_phase1" in LEFT_OUT else expand(rules.phase1.output, seed=SEEDS))]
+                if "06_openp5_eval" in LEFT_OUT else rules.openp5.output))
     output: "notebooks/10_scoring.ipynb"
     threads: HALF
     resources: gpu=1

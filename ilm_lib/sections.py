@@ -99,7 +99,6 @@ class Data(Section):
 class Score(Optim):
     """The score read-out (`model.scoring`): item encoder and head learn to rank all items, the LLM stays as it is."""
 
-    enabled: bool = Field(True, description="False: the study leaves notebook 10 out")
     steps: Count = 2000
     batch_size: Batch = Field(128, description="users")
     lr: Rate = 3e-3

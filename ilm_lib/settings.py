@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from ilm_lib.errors import Refusal
 from ilm_lib.explain import explain
 from ilm_lib.methods import METHODS, TRAINED, Loss
-from ilm_lib.sections import Data, HistoryRule, ItemPositions, Optim, Precision, Score, Wording
+from ilm_lib.sections import Data, HistoryRule, ItemPositions, Optim, Precision, Readout, Score, Wording
 from ilm_lib.values import (
     Batch,
     Count,
@@ -141,7 +141,10 @@ class Phase2(Optim):
 
 
 class Evaluation(Section):
-    enabled: bool = Field(True, description="False: the study leaves out notebooks 03, 04, 06, 07 and 09")
+    enabled: bool = Field(True, description="False: the study leaves out notebooks 03, 04, 06, 07, 09 and 10")
+    readouts: tuple[Readout, ...] = Field(
+        ("beam", "score"), description="how what item tokens know is read: beam, notebooks 04 to 09; score, notebook 10"
+    )
     beams: int = Field(10, ge=10, le=10_000)
     wide_beams: tuple[Annotated[int, Field(gt=10, le=10_000)], ...] = Field(
         (), description="wider ones, compared in notebook 06"
@@ -155,6 +158,7 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _some_of_each(self) -> Self:
+        distinct("evaluation.readouts", self.readouts, least=1)
         distinct("evaluation.prompts", self.prompts, least=1)
         distinct("evaluation.histories", self.histories, least=1)
         distinct("evaluation.wide_beams", self.wide_beams)

@@ -126,8 +126,15 @@ def test_another_llm_reads_as_it_was_trained_to(small, which):
     assert weights_fingerprint(ilm.llm) == proof["llm_after"]
     users = inputs.open_dataset(data).users_of("dev")
     found = dev_metrics(ilm, scoring.scoring_tasks(ilm, tasks), users)
-    log = scoring_results.dev_scores(other.with_(**{"ablations.scored": {}}), "ILM-rand")
+    log = scoring_results.dev_scores(other.with_(**{"ablations.scored": {}}), "ILM-rand", build=True)
     assert found["dev NDCG@10"] == pytest.approx(log["dev NDCG@10"][0], abs=1e-6)
+
+
+def test_another_items_vector_is_one_of_the_readings(small):
+    found = scoring_results.dev_scores(small.with_(**{"ablations.scored": {}}), "ILM", build=True)
+    assert list(found["reading"].unique()) == ["as in the profile", scoring_results.ANOTHERS]
+    own, anothers = found.groupby("reading", sort=False)["dev NDCG@10"].mean()
+    assert own != anothers
 
 
 def test_rows_and_claims_of_a_page(small):
@@ -137,6 +144,11 @@ def test_rows_and_claims_of_a_page(small):
     off = small.with_(**scoring_results.LLM_OFF)
     variant = scoring_results.result_rows(off, ["ILM"], variant=scoring_results.WITHOUT, build=True)
     assert set(variant["variant"]) == {"context=last"}
+    groups = scoring_results.by_length(small, "ILM")
+    assert groups["users"].sum() <= 60 and groups["p"].between(0, 1).all()
+    on = scoring_results.by_user(small, "ILM")["HR@10"]
+    if groups["users"].sum() == 60:  # no group was too small: together they are everybody
+        assert np.average(groups["LLM on"], weights=groups["users"]) == pytest.approx(on.mean())
     found = scoring_results.scoring_claims(small, build=True)
     assert [claim.claim for claim in found] == list(SCORING_CLAIMS.values())
     assert all(claim.verdict != "not tested" for claim in found)

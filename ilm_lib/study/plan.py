@@ -17,13 +17,13 @@ from ilm_lib.executed import executed_path, library_digest, read_executed, write
 from ilm_lib.files import digest_of, sha256, write_text
 from ilm_lib.profiles import ROOT, runs_dir
 from ilm_lib.settings import Params
-from ilm_lib.study.scope import left_out
+from ilm_lib.study.scope import by_beam, left_out
 
 
 def runs(params: Params, seeds: int) -> dict[str, dict[str, Any]]:
     """The runs of notebooks that a study may have: name -> what it is given beside the profile's settings."""
     each = range(params.seed, params.seed + seeds)
-    methods = ["OpenP5-R", *(m for m in params.methods if m != "OpenP5-R")]
+    methods = ["OpenP5-R", *by_beam(params)]
     found: dict[str, dict[str, Any]] = {"01_data": {}}
     found |= {f"{n}-seed{s}": {"seed": s} for n in ("02_embeddings", "03_phase1") for s in each}
     found |= {f"04_phase2-{m}-seed{s}": {"seed": s, "method": m} for m in methods for s in each}

@@ -6,6 +6,8 @@ from ilm_lib.errors import Refusal
 from ilm_lib.methods import METHODS
 from ilm_lib.settings import Params
 
+OF_THE_BEAM = ("06_openp5_eval", "07_ablations", "09_readings")
+
 
 class NothingToDo(Refusal, ValueError):
     """A notebook has nothing to do for a profile; the message says what it would need."""
@@ -13,25 +15,37 @@ class NothingToDo(Refusal, ValueError):
 
 def left_out(params: Params) -> dict[str, str]:
     """The notebooks that a profile has no use for, each with the reason."""
-    reasons = {}
+    reasons: dict[str, str] = {}
+
+    def leave(reason: str, *notebooks: str) -> None:
+        for notebook in notebooks:
+            reasons.setdefault(notebook, reason)
+
+    all_of = lambda what, attribute: all(getattr(METHODS[m], attribute) == what for m in params.methods)
+    names, readouts = ", ".join(params.methods), params.evaluation.readouts
     if not params.evaluation.enabled:
-        openp5 = ("03_phase1", "04_phase2", "06_openp5_eval", "07_ablations", "09_readings")
-        reasons = dict.fromkeys(openp5, "evaluation.enabled is false")
-    elif not any(METHODS[m].phase1 for m in params.methods):
-        reasons["03_phase1"] = f"none of the methods {', '.join(params.methods)} has a phase 1"
+        leave("evaluation.enabled is false", "03_phase1", "04_phase2", *OF_THE_BEAM, "10_scoring")
+    if "beam" not in readouts:
+        leave("evaluation.readouts has no beam", *OF_THE_BEAM)
+    if "score" not in readouts:
+        leave("evaluation.readouts has no score", "10_scoring")
+    if all_of((), "phase1"):
+        leave(f"none of the methods {names} has a phase 1", "03_phase1")
     if not params.elm24.enabled:
-        reasons["05_elm24_eval"] = "elm24.enabled is false"
-    elif all(METHODS[m].encoder == "none" for m in params.methods):
-        reasons["05_elm24_eval"] = f"none of the methods {', '.join(params.methods)} reads a film's vector"
-    if not (params.score.enabled and params.evaluation.enabled):
-        reasons["10_scoring"] = f"{'evaluation' if params.score.enabled else 'score'}.enabled is false"
-    elif all(METHODS[m].encoder == "none" for m in params.methods):
-        reasons["10_scoring"] = f"none of the methods {', '.join(params.methods)} reads an item's vector"
-    if "09_readings" not in reasons and not params.ablations.readings:
-        reasons["09_readings"] = "ablations.readings is empty"
-    if "09_readings" not in reasons and "ILM" not in params.methods:
-        reasons["09_readings"] = "it reads ILM in other ways, which is not among methods"
+        leave("elm24.enabled is false", "05_elm24_eval")
+    if all_of("none", "encoder"):
+        leave(f"none of the methods {names} reads a film's vector", "05_elm24_eval")
+        leave(f"none of the methods {names} reads an item's vector", "10_scoring")
+    if not params.ablations.readings:
+        leave("ablations.readings is empty", "09_readings")
+    if "ILM" not in params.methods:
+        leave("it reads ILM in other ways, which is not among methods", "09_readings")
     return reasons
+
+
+def by_beam(params: Params) -> list[str]:
+    """The methods whose item encoder notebook 04 trains to be read by a beam."""
+    return [m for m in params.methods if m != "OpenP5-R" and "beam" in params.evaluation.readouts]
 
 
 def need(params: Params, notebook: str) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from ilm_lib.methods import METHODS
-from ilm_lib.metrics import paired_bootstrap
+from ilm_lib.metrics import FEWEST_PAIRS, paired_bootstrap
 from ilm_lib.paper import RANKING_METRICS, RESULT_COLUMNS, SCORING_CLAIMS
 from ilm_lib.report.results import Claim
 from ilm_lib.settings import Params
-from ilm_lib.study import openp5
+from ilm_lib.study import inputs, openp5
 from ilm_lib.study.artifacts import Artifact
 from ilm_lib.study.claims import corrected_for_all, judge, not_tested
 from ilm_lib.study.openp5_results import best_on_dev, per_user_metrics
@@ -21,6 +22,8 @@ from ilm_lib.study.scoring import score, score_ranking
 TABLE = "scoring"
 LLM_OFF = {"score.context": "last"}  # the last item's tokens go straight to the head
 WITHOUT = "context=last"
+ANOTHERS = "another item's vector"
+LENGTHS = (1, 6, 11, 21, 51, 101, np.inf)  # of a history, where groups of users begin
 TASK, RULE, RULES_OF_HISTORY = "sequential", "excluded", ("kept", "excluded")
 
 RULES = """
@@ -134,14 +137,34 @@ def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
     return claims
 
 
+def by_length(params: Params, method: str, *, build: bool = False) -> pd.DataFrame:
+    """HR@10 with the LLM on and off by the length of the history: a row a group of users, no group of too few.
+
+    Columns "items of history", users, "LLM on", "LLM off", p (two-sided, corrected for the groups).
+    """
+    on, off = (by_user(each, method, build=build)["HR@10"] for each in (params, params.with_(**LLM_OFF)))
+    with np.load(ranking(params, params.report_seeds[0], method).path("tops.npz")) as asked:
+        lengths = inputs.dataset(params).places.test[asked["users"]]
+    rows, tests = [], {}
+    for first, last in itertools.pairwise(LENGTHS):
+        group = (lengths >= first) & (lengths < last)
+        label = f"{first:,} to {last - 1:,}" if np.isfinite(last) else f"{first:,} or more"
+        if group.sum() >= FEWEST_PAIRS:
+            tests[label] = paired_bootstrap(on[group], off[group]).p_value
+            rows.append((label, int(group.sum()), on[group].mean(), off[group].mean()))
+    table = pd.DataFrame(rows, columns=["items of history", "users", "LLM on", "LLM off"])
+    return table.assign(p=[corrected_for_all(tests)[label] for label in table["items of history"]])
+
+
 def dev_scores(params: Params, method: str, *, build: bool = False) -> pd.DataFrame:
-    """The read-out as the profile has it and with one thing changed (`ablations.scored`), on the dev items.
+    """The read-out as the profile has it, with one thing changed (`ablations.scored`), and with another item's vector
+    in the place of every item's, on the dev items.
 
     Columns reading, seed, "dev HR@10", "dev NDCG@10": of the kept weights, history excluded.
     """
     rows = []
-    for name, changes in {"as in the profile": {}, **params.ablations.scored}.items():
+    for name, changes in {"as in the profile": {}, **params.ablations.scored, ANOTHERS: {}}.items():
         for seed in params.report_seeds[: params.ablations.seeds]:
-            run = score(params.with_(**changes), seed, method, build=build)
+            run = score(params.with_(**changes), seed, method, shuffled=name == ANOTHERS, build=build)
             rows.append({"reading": name, "seed": seed, **best_on_dev(run)})
     return pd.DataFrame(rows)

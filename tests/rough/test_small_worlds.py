@@ -340,7 +340,11 @@ def test_an_oracle_finds_all_and_chance_little():
 
 PLANS = {
     "all": ({}, {}),
-    "no-scores": ({"score.enabled": False}, {"10_scoring": "score.enabled is false"}),
+    "no-scores": ({"evaluation.readouts": ("beam",)}, {"10_scoring": "evaluation.readouts has no score"}),
+    "no-beam": (
+        {"evaluation.readouts": ("score",)},
+        {n: "evaluation.readouts has no beam" for n in ("06_openp5_eval", "07_ablations", "09_readings")},
+    ),
     "no-elm": ({"elm24.enabled": False}, {"05_elm24_eval": "elm24.enabled is false"}),
     "no-readings": ({"ablations.readings": None}, {"09_readings": "ablations.readings is empty"}),
     "mlp": ({"methods": ("OpenP5-R", "MLP")}, {"03_phase1": "none of the methods", "09_readings": "not among methods"}),
