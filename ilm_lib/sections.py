@@ -105,7 +105,8 @@ class Score(Optim):
     precision: Precision = "auto"
     vectors: tuple[VectorKind, ...] = Field(("cf",), description="what an item's vector is made of, end to end")
     dim: Size = Field(64, description="of a query and of a row of the item table")
-    free: bool = Field(True, description="a learned part in the table for every item that training meets")
+    layers: Literal["last", "all"] = Field("all", description="whose hidden states are read: of the last, or of all")
+    free: bool = Field(True, description="a learned part of the vector of every item that training meets")
     dropout: float = Field(0.2, ge=0, lt=1, description="on the hidden state")
     vector_dropout: float = Field(0.2, ge=0, lt=1, description="on the vectors that item tokens are made of")
     words: Words = Field("none", description="item tokens alone, each with its title, or in OpenP5's templates")

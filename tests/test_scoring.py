@@ -22,13 +22,15 @@ FOLD = FoldIn(unobserved=0.1, observed=1.0, ridge=0.01, ridge_per_item=0.01, ite
 def new_scorer(new_ilm):
     """new_scorer("gpt2", encoder="qformer", words="title", ...): an ILM with a head, of random weights."""
 
-    def make(llm="llama", *, encoder="mlp", positions="slot", free=True, context="llm", seed=0, **prompt):
+    def make(llm="llama", *, encoder="mlp", positions="slot", free=True, context="llm", last=False, seed=0, **prompt):
         bare = new_ilm(encoder, llm, seed=seed)
         torch.manual_seed(seed)
-        head = ScoreHead(
-            32, CF, ITEMS, dim=8, free=free, context=context, prompt=HistoryPrompt(**{"history_max": 4} | prompt)
-        )
+        states = 1 if last or context != "llm" else bare.llm.config.get_text_config().num_hidden_layers + 1
+        shown = HistoryPrompt(**{"history_max": 4} | prompt)
+        head = ScoreHead(32, CF, ITEMS, states=states, dim=8, free=free, context=context, prompt=shown)
         torch.nn.init.normal_(head.bias)
+        if free:
+            torch.nn.init.normal_(head.free, std=0.3)
         fold = FOLD if head.prompt.shows_users else None
         return ILM(bare.llm, bare.tokenizer, bare.encoder, bare.cf, ITEMS, bare.catalogue, positions, fold, head).eval()
 
@@ -44,17 +46,18 @@ def tasks_of(ilm, data):
 
 def test_a_score_is_the_product_of_query_and_row_and_a_bias(new_scorer):
     head, vectors = new_scorer().head, torch.randn(ITEMS, CF)
-    hidden = torch.randn(3, 32)
-    query = F.layer_norm(hidden, (32,)) @ head.query.weight.T + head.query.bias
+    hidden = torch.randn(3, 96)  # of the embeddings and two layers
+    normed = torch.cat([F.layer_norm(state, (32,)) for state in hidden.split(32, 1)], 1)
+    query = normed @ head.query.weight.T + head.query.bias
     for i in range(ITEMS):
-        row = head.project.weight @ vectors[i] + head.project.bias + head.free[i]
+        row = head.project.weight @ (vectors[i] + head.free[i]) + head.project.bias
         table, bias = head.table(vectors)
         torch.testing.assert_close(query @ row + head.bias[i], head.queries(hidden) @ table[i] + bias[i])
 
 
 def test_the_loss_is_cross_entropy_and_sampling_all_items_gives_the_same(new_scorer):
     head, vectors = new_scorer().head, torch.randn(ITEMS, CF)
-    hidden, targets = torch.randn(40, 32), torch.randint(ITEMS, (40,))
+    hidden, targets = torch.randn(40, 96), torch.randint(ITEMS, (40,))
     table, bias = head.table(vectors)
     whole = head.loss(hidden, vectors, targets)
     torch.testing.assert_close(whole, F.cross_entropy(head.queries(hidden) @ table.T + bias, targets))
@@ -64,7 +67,7 @@ def test_the_loss_is_cross_entropy_and_sampling_all_items_gives_the_same(new_sco
 def test_the_loss_over_rivals_is_near_that_over_all_items(new_scorer):
     """Its normaliser is unbiased; its logarithm is a little low."""
     head, vectors = new_scorer().head, torch.randn(ITEMS, CF)
-    hidden, targets = torch.randn(4, 32), torch.tensor([1, 5, 5, 9])
+    hidden, targets = torch.randn(4, 96), torch.tensor([1, 5, 5, 9])
     torch.manual_seed(0)
     spread = {}
     for drawn in (2, 10):
@@ -86,7 +89,7 @@ def test_an_item_that_training_does_not_meet_is_no_negative_and_has_its_projecti
     table, bias = head.table(vectors)
     torch.testing.assert_close(table[4], head.project(vectors[4]))
     assert bias[4] == 0
-    hidden, targets = torch.randn(20, 32), torch.randint(4, (20,))
+    hidden, targets = torch.randn(20, 96), torch.randint(4, (20,))
     for negatives in (None, ITEMS - 1):
         head.zero_grad()
         head.loss(hidden, vectors, targets, negatives).backward()
@@ -95,6 +98,22 @@ def test_an_item_that_training_does_not_meet_is_no_negative_and_has_its_projecti
     rest = [i for i in range(ITEMS) if i != 4]
     expected = F.cross_entropy((head.queries(hidden) @ table.T + bias)[:, rest], targets)
     torch.testing.assert_close(head.loss(hidden, vectors, targets), expected)
+
+
+def test_tokens_and_table_are_made_of_the_same_vectors(new_scorer):
+    """What is learned of an item stands in both; users, and items that training does not meet, have their own alone."""
+    ilm = new_scorer()
+    ilm.head.share[4] = 0
+    entities = torch.tensor([1, 4, ITEMS, ITEMS + 1])  # two items, two users
+    wanted = ilm.cf[entities].clone()
+    wanted[0] += ilm.head.free[1]
+    torch.testing.assert_close(ilm.head.learned(ilm.cf, entities), wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(ilm.tokens(entities), ilm.encoder(wanted))
+        torch.testing.assert_close(ilm.table()[0][[1, 4]], ilm.head.project(wanted[:2]))
+        ilm.head.free[1] += 1
+        assert not torch.equal(ilm.tokens(entities)[0], ilm.encoder(wanted)[0])  # what was kept of it is gone
+    assert torch.equal(new_scorer(free=False).head.learned(ilm.cf, entities), ilm.cf[entities])
 
 
 @pytest.mark.parametrize("block", [1, 4, 7, 100])
@@ -199,15 +218,26 @@ def test_targets_are_the_items_that_come_next():
     assert next_items(prompts, windows, "last") == [NO_LOSS, NO_LOSS, 4, NO_LOSS, NO_LOSS, 7]
 
 
+def test_the_last_layer_stands_last(new_scorer, data):
+    every, last = new_scorer(), new_scorer(last=True)
+    last.head.free = every.head.free
+    made = tasks_of(every, data).histories(every.prompts, [[3, 1, 4], [5, 2]], [[], []], np.random.default_rng(0))
+    states = every.slot_states(made.batch)
+    torch.testing.assert_close(states[:, -32:], last.slot_states(made.batch))
+    read = every.encoder(every.head.learned(every.cf, torch.tensor([3, 1, 5])))  # (3, N, 32), by the first layer
+    torch.testing.assert_close(states[:, :32], read[:, -1])
+
+
 @pytest.mark.parametrize("context", ["last", "mean"])
 def test_without_the_llm_nothing_of_it_counts(new_scorer, data, context):
     ilm, other = new_scorer("llama", context=context), new_scorer("gpt2", context=context)
     other.encoder.load_state_dict(ilm.encoder.state_dict())
+    other.head.load_state_dict(ilm.head.state_dict())
     other.register_buffer("cf", ilm.cf, persistent=False)
     made = tasks_of(ilm, data).histories(ilm.prompts, [[3, 1, 4], [5, 2]], [[], []], np.random.default_rng(0))
     states = ilm.slot_states(made.batch)
     torch.testing.assert_close(other.slot_states(made.batch), states)
-    one = ilm.encoder(ilm.cf[[3, 1, 5]]).mean(1)
+    one = ilm.encoder(ilm.head.learned(ilm.cf, torch.tensor([3, 1, 5]))).mean(1)
     second = one[1] if context == "last" else (one[0] + one[1]) / 2
     torch.testing.assert_close(states, torch.stack([one[0], second, one[2]]))
 

@@ -122,8 +122,15 @@ def read(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, *
     return out
 
 
-def hidden_states(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None) -> Tensor:
-    """(B, T, H) what the LLM's output layer would read of a batch; the layer is left out. Arguments as in `read`."""
+def hidden_states(
+    llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, *, every_layer: bool = False
+) -> Tensor:
+    """(B, T, H) what the LLM's output layer would read of a batch; the layer is left out. Arguments as in `read`.
+
+    Args:
+        every_layer: before it the input embeddings and what each layer but the last leaves, side by side:
+            (B, T, (layers + 1) H).
+    """
     inputs = {"input_ids": batch.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
     states = []
 
@@ -133,10 +140,13 @@ def hidden_states(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None 
 
     hook = llm.get_output_embeddings().register_forward_pre_hook(take)
     try:
-        llm(**inputs, **batch.reading(llm.get_input_embeddings().weight.dtype), use_cache=False)
+        reading = batch.reading(llm.get_input_embeddings().weight.dtype)
+        out = llm(**inputs, **reading, use_cache=False, output_hidden_states=every_layer)
     finally:
         hook.remove()
-    return states[0]
+    if not every_layer:
+        return states[0]
+    return torch.cat([*(state.to(states[0]) for state in out.hidden_states[:-1]), states[0]], -1)
 
 
 def freeze(model: nn.Module) -> nn.Module:

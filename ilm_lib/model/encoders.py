@@ -7,6 +7,7 @@ a linear projection; MLP is CoLLM's two-layer network (arXiv 2310.19488).
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -94,25 +95,30 @@ class TokenCache:
         """Forget all tokens. `look_up` cannot see writes that PyTorch does not count: those of fused optimisers,
         through `.data` and through numpy; `ILM.train` and `ILM.eval` call this."""
         with self._lock:
-            self._source: tuple[Any, ...] | None = None
+            self._source: Hashable = None
             self._table: Tensor | None = None  # (I, N, H), rows of unknown items are anything
             self._known: Tensor | None = None  # (I,) bool
 
-    def look_up(self, encoder: ItemEncoder, cf: Tensor, entities: Tensor) -> Tensor:
-        """`encoder(cf[entities])` for distinct entities (E,), items before users."""
-        with self._lock:
-            return self._look_up(encoder, cf, entities)
+    def look_up(self, encode: Callable[[Tensor], Tensor], entities: Tensor, source: Hashable) -> Tensor:
+        """`encode(entities)` for distinct entities (E,), items before users.
 
-    def _look_up(self, encoder: ItemEncoder, cf: Tensor, entities: Tensor) -> Tensor:
-        if self._source != (source := source_of(encoder, cf)):
+        Args:
+            encode: entities (E,) -> (E, N, H).
+            source: what its result depends on, see `source_of`.
+        """
+        with self._lock:
+            return self._look_up(encode, entities, source)
+
+    def _look_up(self, encode: Callable[[Tensor], Tensor], entities: Tensor, source: Hashable) -> Tensor:
+        if self._source != source:
             self.clear()
             self._source = source
         if self._known is None:
             with torch.inference_mode(False):  # what is made in that mode could not be written to outside of it
-                self._known = torch.zeros(self.num_items, dtype=torch.bool, device=cf.device)
+                self._known = torch.zeros(self.num_items, dtype=torch.bool, device=entities.device)
         items, users = entities[entities < self.num_items], entities[entities >= self.num_items]
         unknown = items[~self._known[items]]
-        encoded = encoder(cf[torch.cat([unknown, users])]) if len(unknown) + len(users) else None
+        encoded = encode(torch.cat([unknown, users])) if len(unknown) + len(users) else None
         if encoded is not None and len(unknown):
             if self._table is None:
                 with torch.inference_mode(False):
@@ -126,11 +132,12 @@ class TokenCache:
         return known if encoded is None else torch.cat([known, encoded[len(unknown) :]])
 
 
-def source_of(module: nn.Module, cf: Tensor) -> tuple[Any, ...]:
-    """What a module makes of `cf` depends on: which tensors, and their versions, which rise with every write."""
+def source_of(cf: Tensor, *modules: nn.Module | None) -> Hashable:
+    """What modules make of `cf` depends on: which tensors, and their versions, which rise with every write."""
     precision = torch.is_autocast_enabled(cf.device.type)
     version = lambda t: (t.data_ptr(), t.dtype, None if t.is_inference() else t._version)
-    return id(module), id(cf), cf.device, precision, *map(version, (cf, *module.parameters()))
+    weights = [p for module in modules if module is not None for p in module.parameters()]
+    return tuple(map(id, (cf, *modules))), cf.device, precision, *map(version, (cf, *weights))
 
 
 def encoder_config(encoder: ItemEncoder | None) -> dict[str, Any] | None:

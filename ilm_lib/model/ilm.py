@@ -77,13 +77,9 @@ class ILM(nn.Module):
         self.llm, self.encoder, self.tokenizer, self.catalogue = freeze(llm), encoder, tokenizer, catalogue
         self.num_items, self.fold_in, self.head = int(num_items), fold_in, head
         self.register_buffer("cf", cf, persistent=False)
-        self.prompts = PromptEncoder(
-            tokenizer,
-            num_items,
-            encoder.num_query_tokens if encoder else 0,
-            item_positions,
-            packs=partial(takes_4d_mask, llm),
-        )
+        tokens = encoder.num_query_tokens if encoder else 0
+        packs = partial(takes_4d_mask, llm)
+        self.prompts = PromptEncoder(tokenizer, num_items, tokens, item_positions, packs=packs)
         self._trie: Trie | None = None
         self._token_cache = TokenCache(num_items)
         self._table: tuple[Any, tuple[Tensor, Tensor]] | None = None
@@ -128,10 +124,12 @@ class ILM(nn.Module):
         if guests is not None and entities[-1] >= len(self.cf):
             own, strange = entities[entities < len(self.cf)], entities[entities >= len(self.cf)] - len(self.cf)
             return torch.cat([*([self.tokens(own)] if len(own) else []), encoder(guests[strange])])
+        vectors = self.cf.__getitem__ if self.head is None else partial(self.head.learned, self.cf)
+        encode = lambda entities: encoder(vectors(entities))
         size = self.num_items * encoder.num_query_tokens * self.llm.get_input_embeddings().embedding_dim
         if torch.is_grad_enabled() or size > MAX_KEPT:
-            return encoder(self.cf[entities])
-        return self._token_cache.look_up(encoder, self.cf, entities)
+            return encode(entities)
+        return self._token_cache.look_up(encode, entities, source_of(self.cf, encoder, self.head))
 
     @torch.no_grad()
     def item_tokens(self) -> Tensor:
@@ -148,17 +146,19 @@ class ILM(nn.Module):
         return read(self.llm, batch, self.embed(batch, guests) if len(batch.entities) else None, **kwargs)
 
     def slot_states(self, batch: Batch, guests: Tensor | None = None) -> Tensor:
-        """(S, H) what the read-out has of every slot of encoded prompts: the LLM's hidden state once it has read the
-        slot (`Batch.slot_read`), or the item tokens alone where the head's `context` leaves the LLM out."""
+        """(S, K H) what the read-out has of every slot of encoded prompts: the LLM's K hidden states once it has read
+        the slot (`Batch.slot_read`), or the item tokens alone where the head's `context` leaves the LLM out."""
         if self.head is not None and self.head.context != "llm":
             return without_llm(self.head.context, self.tokens(batch.entities, guests), batch)
-        return hidden_states(self.llm, batch, self.embed(batch, guests)).flatten(0, 1)[batch.slot_read]
+        every_layer = self.head is not None and self.head.states > 1
+        states = hidden_states(self.llm, batch, self.embed(batch, guests), every_layer=every_layer)
+        return states.flatten(0, 1)[batch.slot_read]
 
     @torch.no_grad()
     def table(self) -> tuple[Tensor, Tensor]:
         """(I, d) and (I,) what the read-out holds its queries against, kept while nothing of it changes."""
         assert self.head is not None, "a model without a head scores nothing"
-        source = source_of(self.head, self.cf)
+        source = source_of(self.cf, self.head)
         if self._table is None or self._table[0] != source:
             self._table = source, self.head.table(self.cf[: self.num_items])
         return self._table[1]

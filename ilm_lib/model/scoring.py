@@ -2,10 +2,11 @@
 
 The paper has the LLM write an item's name (`decode`), which shows little of what item tokens know. Here
 
-    score of item i = q(h) . t_i + b_i,   q(h) = A norm(h),   t_i = W v_i + f_i,
+    score of item i = q(h) . t_i + b_i,   q(h) = A norm(h),   t_i = W (v_i + f_i),
 
-where h is the LLM's last hidden state after a slot and v_i the item's vector, the same that its tokens are made of. The
-free part f_i and the bias b_i are learned of items that training met; an item it did not meet has the projection alone.
+where h is the LLM's hidden state after a slot (of its last layer, or of all, side by side) and v_i + f_i the item's
+vector, the same that its tokens are made of: v_i is given, the free part f_i and the bias b_i are learned of items that
+training met; an item it did not meet has v_i alone.
 Scoring all items in one step is what ILM's own group went on to (arXiv 2509.03746).
 """
 
@@ -88,14 +89,15 @@ def users_in_front(
 
 
 class ScoreHead(nn.Module):
-    """The learned part of the read-out, (L, H) hidden states to (L, I) scores.
+    """The learned part of the read-out, (L, K H) hidden states to (L, I) scores.
 
     Args:
         llm_width: H.
+        states: K, of how many layers the hidden states are read; each is normed by itself.
         vector_dim: F, size of an item's vector.
         num_items: I.
         dim: d, size of a query and of a row of the table.
-        free: with a learned row f_i for every item that training meets.
+        free: with a learned part f_i of the vector of every item that training meets, 0 at first.
         dropout: on the hidden state.
         context: what a score is read off: "llm", the hidden state; "last", the tokens of the last slot, and "mean",
             those of all slots so far, without the LLM: what it adds is the difference.
@@ -113,6 +115,7 @@ class ScoreHead(nn.Module):
         vector_dim: int,
         num_items: int,
         *,
+        states: int = 1,
         dim: int = 64,
         free: bool = True,
         dropout: float = 0.0,
@@ -122,11 +125,11 @@ class ScoreHead(nn.Module):
         super().__init__()
         self.context: Context = context
         self.prompt = prompt or HistoryPrompt()
-        self.norm, self.dropout = nn.LayerNorm(llm_width), nn.Dropout(dropout)
-        self.query = nn.Linear(llm_width, dim)
+        self.norm, self.dropout = nn.LayerNorm(llm_width, elementwise_affine=False), nn.Dropout(dropout)
+        self.states, self.query = states, nn.Linear(states * llm_width, dim)
         self.project = nn.Linear(vector_dim, dim)
         self.bias = nn.Parameter(torch.zeros(num_items))
-        self.free = nn.Parameter(torch.randn(num_items, dim) * dim**-0.5) if free else None
+        self.free = nn.Parameter(torch.zeros(num_items, vector_dim)) if free else None
         self.register_buffer("share", torch.full((num_items,), 1 / num_items))
         with torch.no_grad():  # scores begin small: every item as likely as any other
             self.project.weight.mul_(dim**-0.5)
@@ -135,7 +138,8 @@ class ScoreHead(nn.Module):
     def config(self) -> dict[str, Any]:
         """What `ScoreHead.from_config` needs to make the head again."""
         return {
-            "llm_width": self.query.in_features,
+            "llm_width": self.query.in_features // self.states,
+            "states": self.states,
             "vector_dim": self.project.in_features,
             "num_items": len(self.bias),
             "dim": self.query.out_features,
@@ -151,22 +155,37 @@ class ScoreHead(nn.Module):
         return cls(**{**config, "prompt": HistoryPrompt(**config["prompt"])})
 
     def queries(self, hidden: Tensor) -> Tensor:
-        """(L, H) hidden states -> (L, d)."""
-        return self.query(self.dropout(self.norm(hidden.float())))
+        """(L, K H) hidden states -> (L, d)."""
+        normed = self.norm(hidden.float().unflatten(-1, (self.states, -1))).flatten(-2)
+        return self.query(self.dropout(normed))
+
+    def learned(self, vectors: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Given vectors, of items and perhaps users after them, with the items' free parts.
+
+        Args:
+            vectors: (V, F), V >= I.
+            rows: (R,) which of them, items before users; None: all.
+
+        Returns:
+            (R, F) or (V, F).
+        """
+        given = vectors if rows is None else vectors[rows]
+        if self.free is None:
+            return given
+        items = slice(None) if rows is None else rows[rows < len(self.free)]
+        free = self.free[items] * (self.share[items] > 0)[:, None]
+        return given + nn.functional.pad(free, (0, 0, 0, len(given) - len(free)))
 
     def table(self, vectors: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(I, F) item vectors -> the items' (I, d) and their (I,) biases; with `rows` (R,), of these items alone."""
-        pick = (lambda t: t) if rows is None else (lambda t: t[rows])
-        table, warm = self.project(pick(vectors)), (pick(self.share) > 0).float()
-        if self.free is not None:
-            table = table + pick(self.free) * warm[:, None]
-        return table, pick(self.bias) * warm
+        """(I, F) given vectors -> the items' (I, d) and their (I,) biases; with `rows` (R,), of these items alone."""
+        bias, share = (t if rows is None else t[rows] for t in (self.bias, self.share))
+        return self.project(self.learned(vectors, rows)), bias * (share > 0)
 
     def loss(self, hidden: Tensor, vectors: Tensor, targets: Tensor, negatives: int | None = None) -> Tensor:
         """Mean negative log likelihood (nats) of the items that come next.
 
         Args:
-            hidden: (L, H), the hidden state before each of them.
+            hidden: (L, K H), the hidden states before each of them.
             vectors: (I, F) of all items.
             targets: (L,) item rows, all of them met by training.
             negatives: rank against the targets of all places and so many items that are drawn (`kernels.rivals`); None,

@@ -81,10 +81,12 @@ def make_score(
         aligned=load_file(aligned.path("qformer.safetensors")) if aligned else None,
     )
     item_encoder.dropout.p = settings.vector_dropout
+    every_layer = settings.layers == "all" and settings.context == "llm"
     head = ScoreHead(
         model.get_input_embeddings().embedding_dim,
         table.shape[1],
         num_items,
+        states=model.config.get_text_config().num_hidden_layers + 1 if every_layer else 1,
         dim=settings.dim,
         free=settings.free,
         dropout=settings.dropout,
