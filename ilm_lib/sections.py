@@ -105,6 +105,7 @@ class Score(Optim):
     precision: Precision = "auto"
     vectors: tuple[VectorKind, ...] = Field(("cf",), description="what an item's vector is made of, end to end")
     dim: Size = Field(64, description="of a query and of a row of the item table")
+    hidden: int = Field(256, ge=0, le=65_536, description="size of the layer between hidden states and query; 0: none")
     layers: Literal["last", "all"] = Field("all", description="whose hidden states are read: of the last, or of all")
     free: bool = Field(True, description="a learned part of the vector of every item that training meets")
     dropout: float = Field(0.2, ge=0, lt=1, description="on the hidden state")

@@ -240,6 +240,7 @@ SCORED: dict[str, dict[str, Any]] = {
     "OpenP5's templates": {"score.words": "template", "score.item_positions": "shared"},
     "user in front": {"score.user": True},
     "the last layer alone": {"score.layers": "last"},
+    "a linear query": {"score.hidden": 0},
     "no free part of the vectors": {"score.free": False},
     "one token an item": {"qformer.num_query_tokens": 1},
     "texts beside the factors": {"score.vectors": ["cf", "text"]},

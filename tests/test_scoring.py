@@ -22,12 +22,24 @@ FOLD = FoldIn(unobserved=0.1, observed=1.0, ridge=0.01, ridge_per_item=0.01, ite
 def new_scorer(new_ilm):
     """new_scorer("gpt2", encoder="qformer", words="title", ...): an ILM with a head, of random weights."""
 
-    def make(llm="llama", *, encoder="mlp", positions="slot", free=True, context="llm", last=False, seed=0, **prompt):
+    def make(
+        llm="llama",
+        *,
+        encoder="mlp",
+        positions="slot",
+        free=True,
+        context="llm",
+        last=False,
+        hidden=6,
+        seed=0,
+        **prompt,
+    ):
         bare = new_ilm(encoder, llm, seed=seed)
         torch.manual_seed(seed)
         states = 1 if last or context != "llm" else bare.llm.config.get_text_config().num_hidden_layers + 1
         shown = HistoryPrompt(**{"history_max": 4} | prompt)
-        head = ScoreHead(32, CF, ITEMS, states=states, dim=8, free=free, context=context, prompt=shown)
+        sizes = {"states": states, "hidden": hidden, "dim": 8}
+        head = ScoreHead(32, CF, ITEMS, **sizes, free=free, context=context, prompt=shown)
         torch.nn.init.normal_(head.bias)
         if free:
             torch.nn.init.normal_(head.free, std=0.3)
@@ -44,11 +56,13 @@ def tasks_of(ilm, data):
 # ---------------------------------------------------------------- the head
 
 
-def test_a_score_is_the_product_of_query_and_row_and_a_bias(new_scorer):
-    head, vectors = new_scorer().head, torch.randn(ITEMS, CF)
+@pytest.mark.parametrize("layer", [0, 6])
+def test_a_score_is_the_product_of_query_and_row_and_a_bias(new_scorer, layer):
+    head, vectors = new_scorer(hidden=layer).head, torch.randn(ITEMS, CF)
     hidden = torch.randn(3, 96)  # of the embeddings and two layers
     normed = torch.cat([F.layer_norm(state, (32,)) for state in hidden.split(32, 1)], 1)
-    query = normed @ head.query.weight.T + head.query.bias
+    between = F.gelu(normed @ head.up[0].weight.T + head.up[0].bias) if layer else normed
+    query = between @ head.query.weight.T + head.query.bias
     for i in range(ITEMS):
         row = head.project.weight @ (vectors[i] + head.free[i]) + head.project.bias
         table, bias = head.table(vectors)

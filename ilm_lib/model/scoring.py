@@ -2,7 +2,7 @@
 
 The paper has the LLM write an item's name (`decode`), which shows little of what item tokens know. Here
 
-    score of item i = q(h) . t_i + b_i,   q(h) = A norm(h),   t_i = W (v_i + f_i),
+    score of item i = q(h) . t_i + b_i,   q(h) = A norm(h) or A gelu(B norm(h)),   t_i = W (v_i + f_i),
 
 where h is the LLM's hidden state after a slot (of its last layer, or of all, side by side) and v_i + f_i the item's
 vector, the same that its tokens are made of: v_i is given, the free part f_i and the bias b_i are learned of items that
@@ -96,6 +96,7 @@ class ScoreHead(nn.Module):
         states: K, of how many layers the hidden states are read; each is normed by itself.
         vector_dim: F, size of an item's vector.
         num_items: I.
+        hidden: size of the layer between hidden states and query; 0: none, the query is linear.
         dim: d, size of a query and of a row of the table.
         free: with a learned part f_i of the vector of every item that training meets, 0 at first.
         dropout: on the hidden state.
@@ -116,6 +117,7 @@ class ScoreHead(nn.Module):
         num_items: int,
         *,
         states: int = 1,
+        hidden: int = 0,
         dim: int = 64,
         free: bool = True,
         dropout: float = 0.0,
@@ -126,7 +128,11 @@ class ScoreHead(nn.Module):
         self.context: Context = context
         self.prompt = prompt or HistoryPrompt()
         self.norm, self.dropout = nn.LayerNorm(llm_width, elementwise_affine=False), nn.Dropout(dropout)
-        self.states, self.query = states, nn.Linear(states * llm_width, dim)
+        self.states, self.llm_width = states, llm_width
+        self.up = (
+            nn.Sequential(nn.Linear(states * llm_width, hidden), nn.GELU(), nn.Dropout(dropout)) if hidden else None
+        )
+        self.query = nn.Linear(hidden or states * llm_width, dim)
         self.project = nn.Linear(vector_dim, dim)
         self.bias = nn.Parameter(torch.zeros(num_items))
         self.free = nn.Parameter(torch.zeros(num_items, vector_dim)) if free else None
@@ -138,8 +144,9 @@ class ScoreHead(nn.Module):
     def config(self) -> dict[str, Any]:
         """What `ScoreHead.from_config` needs to make the head again."""
         return {
-            "llm_width": self.query.in_features // self.states,
+            "llm_width": self.llm_width,
             "states": self.states,
+            "hidden": self.query.in_features if self.up is not None else 0,
             "vector_dim": self.project.in_features,
             "num_items": len(self.bias),
             "dim": self.query.out_features,
@@ -156,8 +163,8 @@ class ScoreHead(nn.Module):
 
     def queries(self, hidden: Tensor) -> Tensor:
         """(L, K H) hidden states -> (L, d)."""
-        normed = self.norm(hidden.float().unflatten(-1, (self.states, -1))).flatten(-2)
-        return self.query(self.dropout(normed))
+        states = self.dropout(self.norm(hidden.float().unflatten(-1, (self.states, -1))).flatten(-2))
+        return self.query(states if self.up is None else self.up(states))
 
     def learned(self, vectors: Tensor, rows: Tensor | None = None) -> Tensor:
         """Given vectors, of items and perhaps users after them, with the items' free parts.

@@ -87,6 +87,7 @@ def make_score(
         table.shape[1],
         num_items,
         states=model.config.get_text_config().num_hidden_layers + 1 if every_layer else 1,
+        hidden=settings.hidden,
         dim=settings.dim,
         free=settings.free,
         dropout=settings.dropout,
