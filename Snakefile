@@ -62,9 +62,10 @@ rule phase2:
     resources: gpu=1
     shell: command("04_phase2-{method}-seed{seed}", "04 phase 2 of {method}, seed {seed}")
 
-# What 06 and 07 show; a profile of OpenP5-R alone, or without a beam, trains no encoder here.
+# What 06 and 07 show, or where a profile has no beam, 10; a profile of OpenP5-R alone trains no encoder.
+EARLIER = (rules.backbone, rules.embeddings, *(() if "03_phase1" in LEFT_OUT else (rules.phase1,)))
 MODELS = expand(rules.phase2.output, seed=SEEDS, method=TRAINED) or [
-    page for rule in (rules.backbone, rules.embeddings) for page in expand(rule.output, seed=SEEDS)
+    page for rule in EARLIER for page in expand(rule.output, seed=SEEDS)
 ]
 
 rule elm24:
@@ -99,10 +100,7 @@ rule readings:
 
 # It shows its rankings beside those of the beam, where there is one.
 rule scoring:
-    input:
-        needs("10_scoring",
-              *([*MODELS, *([] if "03_phase1" in LEFT_OUT else expand(rules.phase1.output, seed=SEEDS))]
-                if "06_openp5_eval" in LEFT_OUT else rules.openp5.output))
+    input: needs("10_scoring", *(MODELS if "06_openp5_eval" in LEFT_OUT else rules.openp5.output))
     output: "notebooks/10_scoring.ipynb"
     threads: HALF
     resources: gpu=1

@@ -125,11 +125,13 @@ def read(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, *
 def hidden_states(
     llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, *, every_layer: bool = False
 ) -> Tensor:
-    """(B, T, H) what the LLM's output layer would read of a batch; the layer is left out. Arguments as in `read`.
+    """(S, H) what the LLM's output layer would read once each slot of a batch has been read (`Batch.slot_read`).
+
+    The output layer is left out. Arguments as in `read`.
 
     Args:
         every_layer: before it the input embeddings and what each layer but the last leaves, side by side:
-            (B, T, (layers + 1) H).
+            (S, (layers + 1) H).
     """
     inputs = {"input_ids": batch.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
     states = []
@@ -144,9 +146,9 @@ def hidden_states(
         out = llm(**inputs, **reading, use_cache=False, output_hidden_states=every_layer)
     finally:
         hook.remove()
-    if not every_layer:
-        return states[0]
-    return torch.cat([*(state.to(states[0]) for state in out.hidden_states[:-1]), states[0]], -1)
+    before = out.hidden_states[:-1] if every_layer else ()
+    read = lambda state: state.flatten(0, 1)[batch.slot_read.to(state.device)]
+    return torch.cat([read(state).to(states[0]) for state in (*before, *states)], -1)
 
 
 def freeze(model: nn.Module) -> nn.Module:

@@ -151,8 +151,7 @@ class ILM(nn.Module):
         if self.head is not None and self.head.context != "llm":
             return without_llm(self.head.context, self.tokens(batch.entities, guests), batch)
         every_layer = self.head is not None and self.head.states > 1
-        states = hidden_states(self.llm, batch, self.embed(batch, guests), every_layer=every_layer)
-        return states.flatten(0, 1)[batch.slot_read]
+        return hidden_states(self.llm, batch, self.embed(batch, guests), every_layer=every_layer)
 
     @torch.no_grad()
     def table(self) -> tuple[Tensor, Tensor]:
