@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ilm_lib.values import Batch, Count, Moment, Name, Place, Rate, Section, Seed, Separator, Share, Size, distinct
+from ilm_lib.values import Batch, Count, Few, Moment, Name, Place, Rate, Section, Seed, Separator, Share, Size, distinct
 
 Precision = Literal["float32", "bfloat16", "auto"]
 #: How a prompt is worded: by a template that training saw, or by the one it did not.
@@ -105,7 +105,9 @@ class Score(Optim):
     precision: Precision = "auto"
     vectors: tuple[VectorKind, ...] = Field(("cf",), description="what an item's vector is made of, end to end")
     dim: Size = Field(64, description="of a query and of a row of the item table")
-    hidden: int = Field(256, ge=0, le=65_536, description="size of the layer between hidden states and query; 0: none")
+    side_layers: int = Field(2, ge=0, le=64, description="of the network that reads the hidden states; 0: none")
+    side_width: Size = Field(128, description="its width")
+    side_heads: Few = Field(2, description="its attention heads")
     layers: Literal["last", "all"] = Field("all", description="whose hidden states are read: of the last, or of all")
     free: bool = Field(True, description="a learned part of the vector of every item that training meets")
     dropout: float = Field(0.2, ge=0, lt=1, description="on the hidden state")
@@ -123,6 +125,8 @@ class Score(Optim):
     dev_users: Count = 5000
 
     @model_validator(mode="after")
-    def _some_vectors(self) -> Self:
+    def _fits(self) -> Self:
         distinct("score.vectors", self.vectors, least=1)
+        if self.side_width % self.side_heads:
+            raise ValueError(f"score.side_width {self.side_width} is no multiple of score.side_heads {self.side_heads}")
         return self

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from ilm_lib.model.kernels import Trie, attention, beam_step, interleave, mean_nll, pair_similarity
+from ilm_lib.model import kernels
+from ilm_lib.model.kernels import Trie, attention, beam_step, interleave, mean_nll, pair_similarity, table_nll
 
 
 def test_interleave_is_a_loop_over_slots_forward_and_backward():
@@ -62,6 +63,36 @@ def test_mean_nll_is_the_cross_entropy(scale, dtype):
         torch.testing.assert_close(got, want)
     with torch.no_grad():
         torch.testing.assert_close(mean_nll(logits, targets), wanted)
+
+
+@pytest.mark.parametrize("queries", [7, 40])  # one block of at least 16, and three
+@pytest.mark.parametrize("scale", [1, 300])
+def test_table_nll_is_the_cross_entropy_of_all_scores(monkeypatch, queries, scale):
+    monkeypatch.setattr(kernels, "BLOCK", (1, 1))
+    torch.manual_seed(0)
+    inputs = [(torch.randn(*shape) * scale**0.5).requires_grad_() for shape in ((queries, 3), (11, 3), (11,))]
+    out = torch.zeros(11).index_fill(0, torch.tensor([4]), -torch.inf)
+    targets = torch.randint(4, (queries,))
+    found = table_nll(*inputs[:2], inputs[2] + out, targets)
+    wanted = torch.nn.functional.cross_entropy(inputs[0] @ inputs[1].T + inputs[2] + out, targets)
+    torch.testing.assert_close(found, wanted)
+    for got, want in zip(*(torch.autograd.grad(0.25 * loss, inputs) for loss in (found, wanted))):
+        torch.testing.assert_close(got, want)
+    with torch.no_grad():
+        torch.testing.assert_close(table_nll(*inputs[:2], inputs[2] + out, targets), wanted)
+
+
+def test_table_nll_in_bfloat16_is_near_that_in_float32():
+    torch.manual_seed(0)
+    exact = [torch.randn(50, 16).requires_grad_(), torch.randn(30, 16).requires_grad_(), torch.zeros(30)]
+    targets = torch.randint(30, (50,))
+    wanted = table_nll(*exact, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = table_nll(exact[0].bfloat16(), exact[1].bfloat16(), exact[2], targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0)
+    for got, want in zip(*(torch.autograd.grad(loss, exact[:2]) for loss in (found, wanted))):
+        torch.testing.assert_close(got, want, atol=0.001, rtol=0.02)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -18,6 +18,9 @@ KINDS = ["llama", "gpt2", "qwen2", "gemma3", "opt", "gpt_neox", "bloom"]
 FOLD = FoldIn(unobserved=0.1, observed=1.0, ridge=0.01, ridge_per_item=0.01, item_scale=1.0, user_scale=1.0)
 
 
+SIDE = {"width": 8, "layers": 1, "heads": 2}
+
+
 @pytest.fixture(scope="module")
 def new_scorer(new_ilm):
     """new_scorer("gpt2", encoder="qformer", words="title", ...): an ILM with a head, of random weights."""
@@ -30,7 +33,7 @@ def new_scorer(new_ilm):
         free=True,
         context="llm",
         last=False,
-        hidden=6,
+        side=SIDE,
         seed=0,
         **prompt,
     ):
@@ -38,7 +41,7 @@ def new_scorer(new_ilm):
         torch.manual_seed(seed)
         states = 1 if last or context != "llm" else bare.llm.config.get_text_config().num_hidden_layers + 1
         shown = HistoryPrompt(**{"history_max": 4} | prompt)
-        sizes = {"states": states, "hidden": hidden, "dim": 8}
+        sizes = {"states": states, "side": side, "dim": 8}
         head = ScoreHead(32, CF, ITEMS, **sizes, free=free, context=context, prompt=shown)
         torch.nn.init.normal_(head.bias)
         if free:
@@ -56,40 +59,49 @@ def tasks_of(ilm, data):
 # ---------------------------------------------------------------- the head
 
 
-@pytest.mark.parametrize("layer", [0, 6])
-def test_a_score_is_the_product_of_query_and_row_and_a_bias(new_scorer, layer):
-    head, vectors = new_scorer(hidden=layer).head, torch.randn(ITEMS, CF)
-    hidden = torch.randn(3, 96)  # of the embeddings and two layers
-    normed = torch.cat([F.layer_norm(state, (32,)) for state in hidden.split(32, 1)], 1)
-    between = F.gelu(normed @ head.up[0].weight.T + head.up[0].bias) if layer else normed
-    query = between @ head.query.weight.T + head.query.bias
+@pytest.mark.parametrize("side", [None, SIDE])
+def test_a_score_is_the_product_of_query_and_row_and_a_bias(new_scorer, side):
+    head, vectors = new_scorer(side=side).head, torch.randn(ITEMS, CF)
+    states = torch.randn(3, head.query.in_features)
+    query = states @ head.query.weight.T + head.query.bias
     for i in range(ITEMS):
         row = head.project.weight @ (vectors[i] + head.free[i]) + head.project.bias
         table, bias = head.table(vectors)
-        torch.testing.assert_close(query @ row + head.bias[i], head.queries(hidden) @ table[i] + bias[i])
+        torch.testing.assert_close(query @ row + head.bias[i], head.queries(states) @ table[i] + bias[i])
+
+
+def test_without_a_side_network_a_slots_own_states_are_read_each_layer_normed(new_scorer, data):
+    ilm = new_scorer(side=None)
+    batch = tasks_of(ilm, data).histories(ilm.prompts, [[3, 1, 4]], [[]], np.random.default_rng(0)).batch
+    hidden = torch.randn(2, 96)  # of the embeddings and two layers
+    normed = torch.cat([F.layer_norm(state, (32,)) for state in hidden.split(32, 1)], 1)
+    torch.testing.assert_close(ilm.head.read(hidden, batch), normed)
+    beside = new_scorer().head
+    torch.testing.assert_close(beside.read(hidden, batch), beside.side(normed, batch))
 
 
 def test_the_loss_is_cross_entropy_and_sampling_all_items_gives_the_same(new_scorer):
     head, vectors = new_scorer().head, torch.randn(ITEMS, CF)
-    hidden, targets = torch.randn(40, 96), torch.randint(ITEMS, (40,))
+    states, targets = torch.randn(40, 8), torch.randint(ITEMS, (40,))
     table, bias = head.table(vectors)
-    whole = head.loss(hidden, vectors, targets)
-    torch.testing.assert_close(whole, F.cross_entropy(head.queries(hidden) @ table.T + bias, targets))
-    torch.testing.assert_close(head.loss(hidden, vectors, targets, ITEMS), whole)
+    whole = head.loss(states, vectors, targets)
+    torch.testing.assert_close(whole, F.cross_entropy(head.queries(states) @ table.T + bias, targets))
+    torch.testing.assert_close(head.loss(states, vectors, targets, ITEMS), whole)
 
 
 def test_the_loss_over_rivals_is_near_that_over_all_items(new_scorer):
-    """Its normaliser is unbiased; its logarithm is a little low."""
+    """Its normaliser is unbiased; its logarithm is a little low, the more so, the wider the scores."""
     head, vectors = new_scorer().head, torch.randn(ITEMS, CF)
-    hidden, targets = torch.randn(4, 96), torch.tensor([1, 5, 5, 9])
+    torch.nn.init.normal_(head.bias, std=0.3)
+    states, targets = torch.randn(4, 8) / 2, torch.tensor([1, 5, 5, 9])
     torch.manual_seed(0)
     spread = {}
     for drawn in (2, 10):
         found = []
         for _ in range(400):  # places change their batch: the rivals that are targets differ, too
             others = torch.randint(ITEMS, (4,))
-            both = head.loss(torch.cat([hidden, hidden]), vectors, torch.cat([targets, others]), drawn)
-            exact = head.loss(torch.cat([hidden, hidden]), vectors, torch.cat([targets, others]))
+            both = head.loss(torch.cat([states, states]), vectors, torch.cat([targets, others]), drawn)
+            exact = head.loss(torch.cat([states, states]), vectors, torch.cat([targets, others]))
             found.append((both - exact).item())
         assert np.mean(found) == pytest.approx(0, abs=0.12)
         spread[drawn] = np.std(found)
@@ -103,15 +115,15 @@ def test_an_item_that_training_does_not_meet_is_no_negative_and_has_its_projecti
     table, bias = head.table(vectors)
     torch.testing.assert_close(table[4], head.project(vectors[4]))
     assert bias[4] == 0
-    hidden, targets = torch.randn(20, 96), torch.randint(4, (20,))
+    states, targets = torch.randn(20, 8), torch.randint(4, (20,))
     for negatives in (None, ITEMS - 1):
         head.zero_grad()
-        head.loss(hidden, vectors, targets, negatives).backward()
+        head.loss(states, vectors, targets, negatives).backward()
         assert not head.free.grad[4].any() and not head.bias.grad[4]
         assert head.free.grad[3].any()
     rest = [i for i in range(ITEMS) if i != 4]
-    expected = F.cross_entropy((head.queries(hidden) @ table.T + bias)[:, rest], targets)
-    torch.testing.assert_close(head.loss(hidden, vectors, targets), expected)
+    expected = F.cross_entropy((head.queries(states) @ table.T + bias)[:, rest], targets)
+    torch.testing.assert_close(head.loss(states, vectors, targets), expected)
 
 
 def test_tokens_and_table_are_made_of_the_same_vectors(new_scorer):
@@ -233,18 +245,18 @@ def test_targets_are_the_items_that_come_next():
 
 
 def test_the_last_layer_stands_last(new_scorer, data):
-    every, last = new_scorer(), new_scorer(last=True)
+    every, last = new_scorer(side=None), new_scorer(side=None, last=True)
     last.head.free = every.head.free
     made = tasks_of(every, data).histories(every.prompts, [[3, 1, 4], [5, 2]], [[], []], np.random.default_rng(0))
     states = every.slot_states(made.batch)
     torch.testing.assert_close(states[:, -32:], last.slot_states(made.batch))
     read = every.encoder(every.head.learned(every.cf, torch.tensor([3, 1, 5])))  # (3, N, 32), by the first layer
-    torch.testing.assert_close(states[:, :32], read[:, -1])
+    torch.testing.assert_close(states[:, :32], F.layer_norm(read[:, -1], (32,)))
 
 
 @pytest.mark.parametrize("context", ["last", "mean"])
 def test_without_the_llm_nothing_of_it_counts(new_scorer, data, context):
-    ilm, other = new_scorer("llama", context=context), new_scorer("gpt2", context=context)
+    ilm, other = (new_scorer(llm, context=context, side=None) for llm in ("llama", "gpt2"))
     other.encoder.load_state_dict(ilm.encoder.state_dict())
     other.head.load_state_dict(ilm.head.state_dict())
     other.register_buffer("cf", ilm.cf, persistent=False)
@@ -253,7 +265,7 @@ def test_without_the_llm_nothing_of_it_counts(new_scorer, data, context):
     torch.testing.assert_close(other.slot_states(made.batch), states)
     one = ilm.encoder(ilm.head.learned(ilm.cf, torch.tensor([3, 1, 5]))).mean(1)
     second = one[1] if context == "last" else (one[0] + one[1]) / 2
-    torch.testing.assert_close(states, torch.stack([one[0], second, one[2]]))
+    torch.testing.assert_close(states, F.layer_norm(torch.stack([one[0], second, one[2]]), (32,)))
 
 
 # ---------------------------------------------------------------- training
@@ -399,3 +411,11 @@ def test_a_head_of_other_items_is_refused(new_scorer, tmp_path):
     ilm.head = ScoreHead(32, CF, ITEMS - 1, dim=8)
     with pytest.raises(ModelFolderError, match="other items"):
         ILM.from_pretrained(ilm.save_pretrained(tmp_path / "model"))
+
+
+def test_a_head_for_another_llm_is_refused(new_scorer, tmp_path):
+    ilm = new_scorer()
+    for number, sizes in enumerate(({"llm_width": 32, "states": 7}, {"llm_width": 16})):
+        ilm.head = ScoreHead(**sizes, vector_dim=CF, num_items=ITEMS, dim=8)
+        with pytest.raises(ModelFolderError, match="does not fit an LLM of width 32 and 2 layers"):
+            ILM.from_pretrained(ilm.save_pretrained(tmp_path / f"model{number}"))

@@ -174,8 +174,11 @@ def read_folder(given: str | Path, dtype: torch.dtype | str, device_map: str | N
         raise ModelFolderError(
             f"{folder / 'ilm.json'}: the item encoder does not fit an LLM of width {width}. {_AGAIN}"
         )
-    if head is not None and head.config()["llm_width"] != width:
-        raise ModelFolderError(f"{folder / 'ilm.json'}: the head does not fit an LLM of width {width}. {_AGAIN}")
+    layers = llm.config.get_text_config().num_hidden_layers
+    if head is not None and (head.llm_width != width or head.states not in (1, layers + 1)):
+        raise ModelFolderError(
+            f"{folder / 'ilm.json'}: the head does not fit an LLM of width {width} and {layers} layers. {_AGAIN}"
+        )
     return Parts(llm, tokenizer, encoder, cf, config.num_items, catalogue, config.item_positions, fold_in, head)
 
 

@@ -146,12 +146,13 @@ class ILM(nn.Module):
         return read(self.llm, batch, self.embed(batch, guests) if len(batch.entities) else None, **kwargs)
 
     def slot_states(self, batch: Batch, guests: Tensor | None = None) -> Tensor:
-        """(S, K H) what the read-out has of every slot of encoded prompts: the LLM's K hidden states once it has read
-        the slot (`Batch.slot_read`), or the item tokens alone where the head's `context` leaves the LLM out."""
-        if self.head is not None and self.head.context != "llm":
-            return without_llm(self.head.context, self.tokens(batch.entities, guests), batch)
-        every_layer = self.head is not None and self.head.states > 1
-        return hidden_states(self.llm, batch, self.embed(batch, guests), every_layer=every_layer)
+        """(S, R) what the read-out has of every slot of encoded prompts (`ScoreHead.read`)."""
+        assert self.head is not None, "a model without a head reads no slots"
+        if self.head.context != "llm":
+            states = without_llm(self.head.context, self.tokens(batch.entities, guests), batch)
+        else:
+            states = hidden_states(self.llm, batch, self.embed(batch, guests), every_layer=self.head.states > 1)
+        return self.head.read(states, batch)
 
     @torch.no_grad()
     def table(self) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,12 @@
 
 The paper has the LLM write an item's name (`decode`), which shows little of what item tokens know. Here
 
-    score of item i = q(h) . t_i + b_i,   q(h) = A norm(h) or A gelu(B norm(h)),   t_i = W (v_i + f_i),
+    score of item i = q(h) . t_i + b_i,   q(h) = A h or A side(h),   t_i = W (v_i + f_i),
 
-where h is the LLM's hidden state after a slot (of its last layer, or of all, side by side) and v_i + f_i the item's
-vector, the same that its tokens are made of: v_i is given, the free part f_i and the bias b_i are learned of items that
-training met; an item it did not meet has v_i alone.
+where h is the LLM's hidden state after a slot (of its last layer, or of all, side by side, each normed), side a small
+trained network over the states of all slots so far (`side.SideNetwork`), and v_i + f_i the item's vector, the same that
+its tokens are made of: v_i is given, the free part f_i and the bias b_i are learned of items that training met; an item
+it did not meet has v_i alone.
 Scoring all items in one step is what ILM's own group went on to (arXiv 2509.03746).
 """
 
@@ -19,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ilm_lib.model.kernels import mean_nll, rival_nll, rivals
+from ilm_lib.model.kernels import rival_nll, rivals, table_nll
 from ilm_lib.model.prompts import Batch, Item, Prompt, User
+from ilm_lib.model.side import SideNetwork
 from ilm_lib.sections import Context, Words
 
 if TYPE_CHECKING:
@@ -89,14 +91,15 @@ def users_in_front(
 
 
 class ScoreHead(nn.Module):
-    """The learned part of the read-out, (L, K H) hidden states to (L, I) scores.
+    """The learned part of the read-out: (S, K H) hidden states of slots to scores of (I,) items.
 
     Args:
         llm_width: H.
         states: K, of how many layers the hidden states are read; each is normed by itself.
         vector_dim: F, size of an item's vector.
         num_items: I.
-        hidden: size of the layer between hidden states and query; 0: none, the query is linear.
+        side: sizes of the `SideNetwork` between hidden states and query (`SideNetwork.config`); None: there is none,
+            the query is linear in one slot's hidden states.
         dim: d, size of a query and of a row of the table.
         free: with a learned part f_i of the vector of every item that training meets, 0 at first.
         dropout: on the hidden state.
@@ -117,7 +120,7 @@ class ScoreHead(nn.Module):
         num_items: int,
         *,
         states: int = 1,
-        hidden: int = 0,
+        side: dict[str, int] | None = None,
         dim: int = 64,
         free: bool = True,
         dropout: float = 0.0,
@@ -129,10 +132,9 @@ class ScoreHead(nn.Module):
         self.prompt = prompt or HistoryPrompt()
         self.norm, self.dropout = nn.LayerNorm(llm_width, elementwise_affine=False), nn.Dropout(dropout)
         self.states, self.llm_width = states, llm_width
-        self.up = (
-            nn.Sequential(nn.Linear(states * llm_width, hidden), nn.GELU(), nn.Dropout(dropout)) if hidden else None
-        )
-        self.query = nn.Linear(hidden or states * llm_width, dim)
+        places = self.prompt.history_max + 1  # with a user in front
+        self.side = SideNetwork(states * llm_width, places=places, dropout=dropout, **side) if side else None
+        self.query = nn.Linear(side["width"] if side else states * llm_width, dim)
         self.project = nn.Linear(vector_dim, dim)
         self.bias = nn.Parameter(torch.zeros(num_items))
         self.free = nn.Parameter(torch.zeros(num_items, vector_dim)) if free else None
@@ -146,7 +148,7 @@ class ScoreHead(nn.Module):
         return {
             "llm_width": self.llm_width,
             "states": self.states,
-            "hidden": self.query.in_features if self.up is not None else 0,
+            "side": None if self.side is None else self.side.config(),
             "vector_dim": self.project.in_features,
             "num_items": len(self.bias),
             "dim": self.query.out_features,
@@ -161,10 +163,14 @@ class ScoreHead(nn.Module):
         """A head of these sizes, with fresh weights."""
         return cls(**{**config, "prompt": HistoryPrompt(**config["prompt"])})
 
-    def queries(self, hidden: Tensor) -> Tensor:
-        """(L, K H) hidden states -> (L, d)."""
+    def read(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """(S, K H) hidden states after all slots of a batch -> (S, R), what queries are made of."""
         states = self.dropout(self.norm(hidden.float().unflatten(-1, (self.states, -1))).flatten(-2))
-        return self.query(states if self.up is None else self.up(states))
+        return states if self.side is None else self.side(states, batch)
+
+    def queries(self, states: Tensor) -> Tensor:
+        """(L, R) of `read` -> (L, d)."""
+        return self.query(states)
 
     def learned(self, vectors: Tensor, rows: Tensor | None = None) -> Tensor:
         """Given vectors, of items and perhaps users after them, with the items' free parts.
@@ -188,22 +194,20 @@ class ScoreHead(nn.Module):
         bias, share = (t if rows is None else t[rows] for t in (self.bias, self.share))
         return self.project(self.learned(vectors, rows)), bias * (share > 0)
 
-    def loss(self, hidden: Tensor, vectors: Tensor, targets: Tensor, negatives: int | None = None) -> Tensor:
+    def loss(self, states: Tensor, vectors: Tensor, targets: Tensor, negatives: int | None = None) -> Tensor:
         """Mean negative log likelihood (nats) of the items that come next.
 
         Args:
-            hidden: (L, K H), the hidden states before each of them.
+            states: (L, R) of `read`, before each of them.
             vectors: (I, F) of all items.
             targets: (L,) item rows, all of them met by training.
             negatives: rank against the targets of all places and so many items that are drawn (`kernels.rivals`); None,
                 or no fewer than there are: against all items.
         """
-        query = self.queries(hidden)
+        query = self.queries(states)
         if negatives is None or negatives >= len(self.bias):
             table, bias = self.table(vectors)
-            scores = torch.addmm(bias, query, table.T)  # (L, I)
-            cold = self.share == 0
-            return mean_nll(scores.masked_fill(cold, -torch.inf) if cold.any() else scores, targets)
+            return table_nll(query, table, bias.masked_fill(self.share == 0, -torch.inf), targets)
         items, own, chance = rivals(targets, self.share, negatives)
         table, bias = self.table(vectors, items)
         scores = torch.addmm(bias - chance, query, table.T).masked_fill(self.share[items] == 0, -torch.inf)  # (L, R)

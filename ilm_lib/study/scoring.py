@@ -82,12 +82,13 @@ def make_score(
     )
     item_encoder.dropout.p = settings.vector_dropout
     every_layer = settings.layers == "all" and settings.context == "llm"
+    side = {"width": settings.side_width, "layers": settings.side_layers, "heads": settings.side_heads}
     head = ScoreHead(
         model.get_input_embeddings().embedding_dim,
         table.shape[1],
         num_items,
         states=model.config.get_text_config().num_hidden_layers + 1 if every_layer else 1,
-        hidden=settings.hidden,
+        side=side if settings.side_layers else None,
         dim=settings.dim,
         free=settings.free,
         dropout=settings.dropout,
