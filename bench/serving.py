@@ -32,7 +32,7 @@ from ilm_lib.model.prompts import Item, User
 from ilm_lib.model.recommend import Recommendation
 from ilm_lib.model.scoring import HistoryPrompt, ScoreHead, top_items
 from ilm_lib.model.tokenizer import train_tokenizer
-from ilm_lib.sections import Readout
+from ilm_lib.sections import Readout, Score
 from ilm_lib.settings import Backbone, SASRec
 from ilm_lib.tasks.openp5 import RecommendationTasks
 
@@ -89,7 +89,10 @@ def setting(
     llm = new_backbone(Backbone(layers=layers, width=width, heads=4), tokenizer, max_length=1024)
     encoder = MLPEncoder(64, width, tokens)
     cf = torch.randn(data.num_items + data.num_users, 64)
-    head = ScoreHead(width, 64, data.num_items, prompt=HistoryPrompt(history_max=HISTORY))
+    sizes = Score()
+    side = {"width": sizes.side_width, "layers": sizes.side_layers, "heads": sizes.side_heads}
+    shown = HistoryPrompt(history_max=HISTORY)
+    head = ScoreHead(width, 64, data.num_items, states=layers + 1, side=side, dim=sizes.dim, prompt=shown)
     ilm = ILM(llm, tokenizer, encoder, cf, data.num_items, tasks.catalogue(), "slot", None, head).eval()
     sasrec = new_sasrec(data.num_items, SASRec(max_length=HISTORY)).eval()
     asked = np.random.default_rng(0).permutation(data.num_users)[:users]

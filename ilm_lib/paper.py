@@ -257,6 +257,7 @@ ELM_CLAIMS = {
 SCORING_CLAIMS = {
     "SASRec": "Scored, ILM beats SASRec",
     "LLM off": "Scored, ILM is ahead of itself with the LLM off: the frozen LLM adds to the ranking",
+    "LLM off, no side network": "The same, without a side network that could read the history itself",
     "MLP-N": "Scored, ILM beats the MLP with as many tokens",
     "ILM-rand": "Scored, ILM beats ILM-rand: phase 1 matters",
 }

@@ -1,13 +1,15 @@
 """The score read-out as stages of a study, on a toy world of the smallest sizes."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
 from ilm_lib.files import read_json
 from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.paper import SCORING_CLAIMS
-from ilm_lib.profiles import load_params
+from ilm_lib.profiles import load_params, results_path
+from ilm_lib.report import write_results
 from ilm_lib.study import cold, inputs, scoring, scoring_results, stages, vectors
 from ilm_lib.study.artifacts import MissingStage
 from ilm_lib.tasks.scoring import dev_metrics
@@ -137,18 +139,24 @@ def test_another_items_vector_is_one_of_the_readings(small):
     assert own != anothers
 
 
-def test_rows_and_claims_of_a_page(small):
+def test_rows_and_claims_of_a_page(small, monkeypatch):
     rows = scoring_results.result_rows(small, ["Popularity", "ILM"], build=True)
     assert set(rows["readout"]) == {"", "score"} and set(rows["task"]) == {"sequential"}
     assert (rows[rows["method"] == "ILM"]["n"] == 60).all()
-    off = small.with_(**scoring_results.LLM_OFF)
-    variant = scoring_results.result_rows(off, ["ILM"], variant=scoring_results.WITHOUT, build=True)
-    assert set(variant["variant"]) == {"context=last"}
+    shares, table = scoring_results.llm_share(small, "ILM", build=True)
+    write_results(results_path(small.profile), shares)
+    seen = shares[(shares["metric"] == "HR@10") & (shares["history"] == "excluded")]
+    assert seen["variant"].tolist() == [variant for both in scoring_results.SHARES.values() for _, variant in both]
+    assert seen["value"].tolist() == table[["HR@10, LLM on", "HR@10, LLM off"]].to_numpy().ravel().tolist()
+    assert table["p"].between(0, 1).all()
+    one = scoring_results.llm_share(small.with_(**scoring_results.NO_SIDE), "ILM")[1]
+    pd.testing.assert_frame_equal(one, table.iloc[1:].reset_index(drop=True))
     groups = scoring_results.by_length(small, "ILM")
     assert groups["users"].sum() <= 60 and groups["p"].between(0, 1).all()
-    on = scoring_results.by_user(small, "ILM")["HR@10"]
-    if groups["users"].sum() == 60:  # no group was too small: together they are everybody
-        assert np.average(groups["LLM on"], weights=groups["users"]) == pytest.approx(on.mean())
+    monkeypatch.setattr(scoring_results, "LENGTHS", (1, np.inf))
+    everybody = scoring_results.by_length(small, "ILM").iloc[0]
+    assert everybody["users"] == 60
+    assert everybody["LLM on"] == pytest.approx(scoring_results.by_user(small, "ILM")["HR@10"].mean())
     found = scoring_results.scoring_claims(small, build=True)
     assert [claim.claim for claim in found] == list(SCORING_CLAIMS.values())
     assert all(claim.verdict != "not tested" for claim in found)

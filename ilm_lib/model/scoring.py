@@ -163,10 +163,17 @@ class ScoreHead(nn.Module):
         """A head of these sizes, with fresh weights."""
         return cls(**{**config, "prompt": HistoryPrompt(**config["prompt"])})
 
-    def read(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """(S, K H) hidden states after all slots of a batch -> (S, R), what queries are made of."""
+    def read(self, hidden: Tensor, batch: Batch | None) -> Tensor:
+        """(S, K H) hidden states after all slots of a batch -> (S, R), what queries are made of.
+
+        Args:
+            batch: tells a side network which prompt each slot stands in; without one it may be None.
+        """
         states = self.dropout(self.norm(hidden.float().unflatten(-1, (self.states, -1))).flatten(-2))
-        return states if self.side is None else self.side(states, batch)
+        if self.side is None:
+            return states
+        assert batch is not None, "a side network reads the slots of a batch"
+        return self.side(states, batch)
 
     def queries(self, states: Tensor) -> Tensor:
         """(L, R) of `read` -> (L, d)."""

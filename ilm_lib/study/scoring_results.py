@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,13 @@ from ilm_lib.study.openp5_results import best_on_dev, per_user_metrics
 from ilm_lib.study.scoring import score, score_ranking
 
 TABLE = "scoring"
-LLM_OFF = {"score.context": "last"}  # the last item's tokens go straight to the head
-WITHOUT = "context=last"
+LLM_OFF = {"score.context": "last"}  # the head reads the items' tokens themselves
+NO_SIDE = {"score.side_layers": 0}  # and of one place alone
+#: What is compared to see what the LLM adds: what reads its states, changes, and what `results.csv` calls them.
+SHARES: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "a side network": [({}, ""), (LLM_OFF, "context=last")],
+    "the query alone": [(NO_SIDE, "side_layers=0"), (NO_SIDE | LLM_OFF, "context=last without side layers")],
+}
 ANOTHERS = "another item's vector"
 LENGTHS = (1, 6, 11, 21, 51, 101, np.inf)  # of a history, where groups of users begin
 TASK, RULE, RULES_OF_HISTORY = "sequential", "excluded", ("kept", "excluded")
@@ -30,8 +36,8 @@ RULES = """
 * Compared is HR@10 on the sequential task with the history excluded, over all test users, each user's metric averaged
   over the seeds; the interval and the two-sided p-value come from a bootstrap over users, and p is corrected for all
   comparisons of this page (Holm).
-* *The LLM off* is the same encoder and head, trained the same way, that read the last item's tokens in place of the
-  LLM's hidden state.
+* *The LLM off* is the same encoder and head, trained the same way, that read the items' tokens in place of the LLM's
+  hidden states. *No side network*: the query is linear in what stands at one place.
 * **reproduced**, which here means that the claim holds: the difference has the direction of the claim and p < .05.
   **not reproduced**: the interval lies wholly on the other side. **inconclusive**: anything else.
 """
@@ -108,23 +114,25 @@ def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
     """Whether ILM beats what it is compared with once all items are scored, by `RULES`."""
     if "ILM" not in methods(params):
         return [not_tested(sentence, "–", "needs the methods ILM") for sentence in SCORING_CLAIMS.values()]
-    value = lambda p, m: by_user(p, m, build=build)["HR@10"]
-    ours, known = value(params, "ILM"), [n for n in SCORING_CLAIMS if n in ("SASRec", "LLM off", *methods(params))]
-    theirs = {n: value(params.with_(**LLM_OFF), "ILM") if n == "LLM off" else value(params, n) for n in known}
-    tests = {n: paired_bootstrap(ours, other) for n, other in theirs.items()}
+    value = lambda p, m="ILM": by_user(p, m, build=build)["HR@10"]
+    ours, off = value(params), value(params.with_(**LLM_OFF))
+    pairs = {"LLM off": (ours, off)} | {n: (ours, value(params, n)) for n in ("SASRec", *methods(params))}
+    if params.score.side_layers:
+        pairs["LLM off, no side network"] = tuple(value(params.with_(**NO_SIDE | each)) for each in ({}, LLM_OFF))
+    tests = {name: paired_bootstrap(*pairs[name]) for name in SCORING_CLAIMS if name in pairs}
     corrected = corrected_for_all({n: test.p_value for n, test in tests.items()})
     claims = []
     for name, sentence in SCORING_CLAIMS.items():
         if name not in tests:
-            claims.append(not_tested(sentence, "–", f"needs the methods ILM, {name}"))
+            claims.append(not_tested(sentence, "–", f"needs {name} beside ILM"))
             continue
-        test = tests[name]
+        test, (one, other) = tests[name], pairs[name]
         judged, why = judge(test, corrected[name], len(tests), claimed_by="the claim")
         claims.append(
             Claim(
                 sentence,
                 "–",
-                f"{ours.mean():.4f} against {theirs[name].mean():.4f}",
+                f"{one.mean():.4f} against {other.mean():.4f}",
                 test.ci_low,
                 test.ci_high,
                 corrected[name],
@@ -135,6 +143,26 @@ def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
             )
         )
     return claims
+
+
+def llm_share(params: Params, method: str, *, build: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the LLM adds, where a side network reads its states and where the query alone does.
+
+    Returns:
+        rows of `results.csv`, and a table of HR@10 and NDCG@10 with the LLM on and off (history excluded); p (of HR@10,
+        two-sided, not corrected) comes from a bootstrap over users.
+    """
+    rows, table = [], []
+    for head, both in SHARES.items() if params.score.side_layers else [("the query alone", SHARES["a side network"])]:
+        found = []
+        for changes, variant in both:
+            each = params.with_(**changes)
+            rows.append(result_rows(each, [method], variant=variant, build=build))
+            found.append(by_user(each, method, build=build))
+        metrics = [run[metric].mean() for metric in ("HR@10", "NDCG@10") for run in found]
+        table.append((head, *metrics, paired_bootstrap(*(run["HR@10"] for run in found)).p_value))
+    names = [f"{metric}, LLM {state}" for metric in ("HR@10", "NDCG@10") for state in ("on", "off")]
+    return pd.concat(rows), pd.DataFrame(table, columns=["read by", *names, "p"])
 
 
 def by_length(params: Params, method: str, *, build: bool = False) -> pd.DataFrame:
