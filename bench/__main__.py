@@ -33,7 +33,7 @@ MODULES = {
     "j": "study",
     "klm": "gpu",
     "n": "elm",
-    "op": "serving",
+    "opq": "serving",
 }
 COLUMNS = ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
 

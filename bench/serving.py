@@ -1,7 +1,8 @@
-"""Recommending for many users by the score read-out (o), and the top ten of a large catalogue (p).
+"""The score read-out: recommending for many users (o), the top ten of a large catalogue (p), its loss in training (q).
 
 o: users a second of `ILM.recommend_many`, against the constrained beam of the same model and SASRec's own top ten.
 p: `top_items` for 256 queries, against one product and `topk`, and faiss where it is (`pip install faiss-cpu`).
+q: the softmax over all items at 2,000 places, forward and backward, against PyTorch's cross entropy of all scores.
 
     python -m bench.serving    the curve of p over sizes of the catalogue and of a block
 """
@@ -17,17 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
 from bench.harness import Row, at_least, in_turn, milliseconds, openp5_folder, peak_memory
 from ilm_lib.baselines.sasrec import new_sasrec, sasrec_top_k
 from ilm_lib.data import Dataset, load_openp5
 from ilm_lib.data.templates import OUR_TEMPLATES
-from ilm_lib.devices import device
+from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.model.backbone import new_backbone
 from ilm_lib.model.encoders import MLPEncoder
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.indexing import Indexing
+from ilm_lib.model.kernels import table_nll
 from ilm_lib.model.prompts import Item, User
 from ilm_lib.model.recommend import Recommendation
 from ilm_lib.model.scoring import HistoryPrompt, ScoreHead, top_items
@@ -38,6 +41,7 @@ from ilm_lib.tasks.openp5 import RecommendationTasks
 
 HISTORY = 20  # items of a history that are read
 QUERIES, DIM, MILLION = 256, 64, 10**6
+PLACES, BEAUTY = 2_000, 12_101  # of some 250 histories of Beauty; its items
 
 
 def beauty() -> Dataset:
@@ -100,8 +104,8 @@ def setting(
 
 
 def run(items: int = MILLION, by_beam: int = 32, **sizes: Any) -> list[Row]:
-    """Rows of o and p, with their side conditions."""
-    return [*users_a_second(by_beam, **sizes), *catalogue(items)]
+    """Rows of o, p and q, with their side conditions."""
+    return [*users_a_second(by_beam, **sizes), *catalogue(items), *training(min(items, BEAUTY))]
 
 
 def users_a_second(by_beam: int, **sizes: Any) -> list[Row]:
@@ -163,6 +167,43 @@ def catalogue(items: int) -> list[Row]:
     return rows
 
 
+def places_and_table(items: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, table and biases that learn, in the precision of training, and targets."""
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if use_bfloat16("auto") else torch.float32
+    learn = lambda *shape: (torch.randn(*shape, device=device()) / DIM**0.5).to(dtype).requires_grad_()
+    return learn(PLACES, DIM), learn(items, DIM), learn(items), torch.randint(items, (PLACES,), device=device())
+
+
+def blocked_loss(queries: Tensor, table: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    return gradient(table_nll(queries, table, bias, targets), table)
+
+
+def whole_loss(queries: Tensor, table: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    return gradient(cross_entropy(torch.addmm(bias, queries, table.T).float(), targets), table)
+
+
+def gradient(loss: Tensor, table: Tensor) -> Tensor:
+    table.grad = None
+    loss.backward()
+    assert table.grad is not None
+    return table.grad
+
+
+def training(items: int) -> list[Row]:
+    """Rows of q; both sides find the same gradient."""
+    given = places_and_table(items)
+    ours, theirs = partial(blocked_loss, *given), partial(whole_loss, *given)
+    torch.testing.assert_close(ours().clone(), theirs(), rtol=0.05, atol=0.02 / PLACES)
+    a, b = in_turn(ours, theirs)
+    rows = [Row("q loss over all items of Beauty, 2,000 places", a, b, "ms", b / a, 1.5)]
+    if items == BEAUTY:
+        a, b, given = (peak_memory(f"bench.serving:once_{side}") for side in ("blocked", "whole", "places"))
+        rows.append(Row("q, peak memory beside the table", a - given, b - given, "MiB", (b - given) / (a - given), 4.0,
+                        main=False))  # fmt: skip
+    return rows
+
+
 def same(a: Tensor, b: Tensor) -> None:
     """Raises unless nearly all items agree; those whose scores are equal but for rounding may change places."""
     if (share := (a.cpu() == b.cpu()).float().mean().item()) < 0.999:
@@ -171,6 +212,18 @@ def same(a: Tensor, b: Tensor) -> None:
 
 def once_ours() -> None:
     top_items(*queries_and_table(MILLION), 10)
+
+
+def once_blocked() -> None:
+    blocked_loss(*places_and_table(BEAUTY))
+
+
+def once_whole() -> None:
+    whole_loss(*places_and_table(BEAUTY))
+
+
+def once_places() -> None:
+    places_and_table(BEAUTY)
 
 
 def once_at_once() -> None:

@@ -15,7 +15,7 @@ def small(monkeypatch):
 def test_rows_of_serving(small, monkeypatch):
     monkeypatch.setattr(serving, "in_turn", lambda ours, theirs, repeats=1: (ours(), theirs()) and (10.0, 20.0))
     rows = serving.run(items=500, by_beam=2, **small)
-    assert [row.case[0] for row in rows if row.main] == ["o", "p"]
+    assert [row.case[0] for row in rows if row.main] == ["o", "p", "q"]
     first = rows[0]
     assert first.ours == pytest.approx(1200) and first.ratio == pytest.approx(1200 / 500)
     beam = next(row for row in rows if "beam" in row.case)
@@ -34,3 +34,9 @@ def test_a_difference_is_an_error(monkeypatch):
     monkeypatch.setattr(serving, "at_once", lambda *given: (torch.zeros(256, 10, dtype=torch.long), None))
     with pytest.raises(AssertionError, match="are the same"):
         serving.catalogue(500)
+
+
+def test_the_losses_of_both_sides_are_compared(monkeypatch):
+    monkeypatch.setattr(serving, "whole_loss", lambda *given: serving.blocked_loss(*given) * 1.2)
+    with pytest.raises(AssertionError, match="not close"):
+        serving.training(50)

@@ -25,6 +25,7 @@ CASES = {
     "n": ("24 ELM tasks of 300 films", "The 24 ELM tasks of 300 films"),
     "o": ("score read-out, Beauty", "Recommend by scores, Beauty"),
     "p": ("top ten of a million items", "The top ten of a million items"),
+    "q": ("loss over all items of Beauty", "Train on scores, the loss over all items of Beauty"),
 }
 
 
