@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from types import SimpleNamespace
@@ -88,7 +89,9 @@ class Study:
         env |= {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1", "ILM_RUNS_DIR": str(self.runs)}
         command = [sys.executable, "-m", "ilm_lib.study", "tiny", "--cores", "2", *options]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=self.folder, env=env | environment, **pipes)
+        # A shell's background jobs, and these tests among them, ignore Ctrl-C; who types it has no such shell.
+        heeds = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+        return subprocess.Popen(command, cwd=self.folder, env=env | environment, preexec_fn=heeds, **pipes)
 
     def run(self, *options: str, **environment: str) -> tuple[int, str]:
         process = self.start(*options, **environment)
