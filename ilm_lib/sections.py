@@ -112,6 +112,9 @@ class Score(Optim):
     free: bool = Field(True, description="a learned part of the vector of every item that training meets")
     dropout: float = Field(0.2, ge=0, lt=1, description="on the hidden state")
     vector_dropout: float = Field(0.2, ge=0, lt=1, description="on the vectors that item tokens are made of")
+    cold_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of a step's items that are shown as new ones, by their texts alone"
+    )
     words: Words = Field("none", description="item tokens alone, each with its title, or in OpenP5's templates")
     user: bool = Field(False, description="the user's slot in front, made of what came before the history shown")
     history_max: Count = Field(50, description="items of a history in a prompt, the last ones")
@@ -127,6 +130,8 @@ class Score(Optim):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         distinct("score.vectors", self.vectors, least=1)
+        if self.cold_dropout and "text" not in self.vectors:
+            raise ValueError("score.cold_dropout shows items by their texts alone; add 'text' to score.vectors")
         if self.side_width % self.side_heads:
             raise ValueError(f"score.side_width {self.side_width} is no multiple of score.side_heads {self.side_heads}")
         return self

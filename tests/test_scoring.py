@@ -126,6 +126,28 @@ def test_an_item_that_training_does_not_meet_is_no_negative_and_has_its_projecti
     torch.testing.assert_close(head.loss(states, vectors, targets), expected)
 
 
+def test_some_items_of_a_step_are_shown_as_new_ones(new_scorer):
+    """Without what interactions tell of them, free part and bias included; in training alone, and users as they are."""
+    ilm = new_scorer()
+    head = ScoreHead(32, CF, ITEMS, dim=8, known=4, cold_dropout=0.5)
+    torch.nn.init.normal_(head.free)
+    torch.nn.init.normal_(head.bias)
+    head.share[0] = 0
+    whole, new = ilm.cf[:ITEMS] + head.free, ilm.cf[:ITEMS] * torch.tensor([0, 0, 0, 0, 1, 1])
+    whole[0] = new[0]
+    torch.testing.assert_close(head.eval().learned(ilm.cf), torch.cat([whole, ilm.cf[ITEMS:]]))
+    torch.manual_seed(0)
+    vectors = head.train().learned(ilm.cf)
+    torch.testing.assert_close(vectors[ITEMS:], ilm.cf[ITEMS:])
+    is_new, is_whole = ((vectors[:ITEMS] == one).all(1) for one in (new, whole))
+    assert (is_new | is_whole).all() and 2 < is_new.sum() < ITEMS - 2
+    table, bias = head.table(ilm.cf[:ITEMS])
+    shown_new = (table - head.project(new)).abs().amax(1) < 1e-6
+    assert 2 < shown_new.sum() < ITEMS - 2 and ((bias == 0) == shown_new).all()
+    with pytest.raises(ValueError, match="needs known"):
+        ScoreHead(32, CF, ITEMS, cold_dropout=0.5)
+
+
 def test_tokens_and_table_are_made_of_the_same_vectors(new_scorer):
     """What is learned of an item stands in both; users, and items that training does not meet, have their own alone."""
     ilm = new_scorer()

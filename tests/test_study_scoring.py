@@ -178,7 +178,9 @@ def test_both_readouts_are_compared_over_the_same_users(small, monkeypatch):
 
 def test_cold_items_are_asked_of_texts_and_tokens_alone(runs, monkeypatch):
     fake_text(monkeypatch)
-    params = load_params("toy", **SMALL, **{"data.cold_items": 0.1, "score.vectors": ("cf", "text")})
+    params = load_params(
+        "toy", **SMALL, **{"data.cold_items": 0.1, "score.vectors": ("cf", "text"), "score.cold_dropout": 0.3}
+    )
     data = inputs.data(params, build=True)
     withheld = inputs.cold_items(data)
     assert len(withheld.items) == 8
@@ -188,6 +190,9 @@ def test_cold_items_are_asked_of_texts_and_tokens_alone(runs, monkeypatch):
             assert set(saved["cold"][saved["cold"] >= 0]) <= set(withheld.items)
             assert len(saved["target"]) == len(withheld.users)
         assert 0 <= cold.cold_metrics(run, "all")["HR@10"].mean() <= cold.cold_metrics(run, "cold")["HR@10"].mean() == 1
+    table = cold.cold_scores(params, ["Nearest text", "ILM-rand"]).set_index(["method", "among"])
+    assert table.loc[("chance", "cold"), "HR@10"] == 1 and table.loc[("ILM-rand", "cold"), "HR@10"] == 1
+    assert table.loc[("ILM-rand", "all"), "HR@10"] == pytest.approx(cold.cold_metrics(run, "all")["HR@10"].mean())
     pairs = inputs.openp5_pairs(inputs.open_dataset(data), withheld)
     assert not set(pairs.entity.tolist()) & set(withheld.items)
     head = load_file(scoring.score(params, 0, "ILM-rand").path("score.safetensors"))

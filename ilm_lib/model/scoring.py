@@ -102,6 +102,10 @@ class ScoreHead(nn.Module):
             the query is linear in one slot's hidden states.
         dim: d, size of a query and of a row of the table.
         free: with a learned part f_i of the vector of every item that training meets, 0 at first.
+        known: how many numbers of a vector, its first, come from interactions: an item that training does not meet has
+            0 there. None: that is not told, and vectors are taken as they are.
+        cold_dropout: share of the items of a step that are shown as if training did not meet them, so that the read-out
+            learns what the rest of a vector is good for (DropoutNet, Volkovs et al., NeurIPS 2017); needs `known`.
         dropout: on the hidden state.
         context: what a score is read off: "llm", the hidden state; "last", the tokens of the last slot, and "mean",
             those of all slots so far, without the LLM: what it adds is the difference.
@@ -123,11 +127,16 @@ class ScoreHead(nn.Module):
         side: dict[str, int] | None = None,
         dim: int = 64,
         free: bool = True,
+        known: int | None = None,
+        cold_dropout: float = 0.0,
         dropout: float = 0.0,
         context: Context = "llm",
         prompt: HistoryPrompt | None = None,
     ):
         super().__init__()
+        if cold_dropout and known is None:
+            raise ValueError("cold_dropout needs known, the numbers of a vector that come from interactions")
+        self.known, self.cold_dropout = known, cold_dropout
         self.context: Context = context
         self.prompt = prompt or HistoryPrompt()
         self.norm, self.dropout = nn.LayerNorm(llm_width, elementwise_affine=False), nn.Dropout(dropout)
@@ -153,6 +162,8 @@ class ScoreHead(nn.Module):
             "num_items": len(self.bias),
             "dim": self.query.out_features,
             "free": self.free is not None,
+            "known": self.known,
+            "cold_dropout": self.cold_dropout,
             "dropout": self.dropout.p,
             "context": self.context,
             "prompt": vars(self.prompt).copy(),
@@ -179,27 +190,39 @@ class ScoreHead(nn.Module):
         """(L, R) of `read` -> (L, d)."""
         return self.query(states)
 
-    def learned(self, vectors: Tensor, rows: Tensor | None = None) -> Tensor:
+    def met(self, rows: Tensor | None = None) -> Tensor:
+        """(R,) whether training meets items (R,), or all of them; in training some are taken for others that it does
+        not (`cold_dropout`)."""
+        share = self.share if rows is None else self.share[rows]
+        met = share > 0
+        return met & (torch.rand_like(share) >= self.cold_dropout) if self.training and self.cold_dropout else met
+
+    def learned(self, vectors: Tensor, rows: Tensor | None = None, met: Tensor | None = None) -> Tensor:
         """Given vectors, of items and perhaps users after them, with the items' free parts.
 
         Args:
             vectors: (V, F), V >= I.
             rows: (R,) which of them, items before users; None: all.
+            met: of the items among them, as `met` has it.
 
         Returns:
             (R, F) or (V, F).
         """
         given = vectors if rows is None else vectors[rows]
-        if self.free is None:
-            return given
-        items = slice(None) if rows is None else rows[rows < len(self.free)]
-        free = self.free[items] * (self.share[items] > 0)[:, None]
-        return given + nn.functional.pad(free, (0, 0, 0, len(given) - len(free)))
+        items = None if rows is None else rows[rows < len(self.bias)]
+        met = self.met(items) if met is None else met
+        own, rest = given[: len(met)], given[len(met) :]
+        if self.known is not None:
+            own = torch.cat([own[:, : self.known] * met[:, None], own[:, self.known :]], 1)
+        if self.free is not None:
+            own = own + (self.free if items is None else self.free[items]) * met[:, None]
+        return torch.cat([own, rest])
 
     def table(self, vectors: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(I, F) given vectors -> the items' (I, d) and their (I,) biases; with `rows` (R,), of these items alone."""
-        bias, share = (t if rows is None else t[rows] for t in (self.bias, self.share))
-        return self.project(self.learned(vectors, rows)), bias * (share > 0)
+        met = self.met(rows)
+        bias = self.bias if rows is None else self.bias[rows]
+        return self.project(self.learned(vectors, rows, met)), bias * met
 
     def loss(self, states: Tensor, vectors: Tensor, targets: Tensor, negatives: int | None = None) -> Tensor:
         """Mean negative log likelihood (nats) of the items that come next.

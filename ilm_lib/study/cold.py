@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.numpy import load_file
 
@@ -68,3 +69,21 @@ def cold_metrics(artifact: Artifact, among: str) -> dict[str, np.ndarray]:
     """HR and NDCG of every question, (Q,) each; `among` is "cold" or "all"."""
     with np.load(artifact.path("cold.npz")) as saved:
         return ranking_metrics(saved[among], saved["target"])
+
+
+def cold_scores(params: Params, methods: Sequence[str], *, build: bool = False) -> pd.DataFrame:
+    """How well methods rank the withheld items, mean over the report's seeds: a row a method and pool.
+
+    Columns method, among ("cold": of the withheld items, "all": of all), HR@10, NDCG@10; the first row is chance.
+    """
+    cold = inputs.cold_items(inputs.data(params))
+    assert cold is not None, "the profile sets no data.cold_items"
+    number = len(cold.items)
+    chance = np.minimum(1, [10 / number, (1 / np.log2(np.arange(2, 12)[:number])).sum() / number])
+    rows: list[tuple[str, str, float, float]] = [("chance", "cold", *chance)]
+    for method in methods:
+        runs = [cold_ranking(params, seed, method, build=build) for seed in params.report_seeds]
+        for among in ("cold", "all"):
+            found = [cold_metrics(run, among) for run in runs]
+            rows.append((method, among, *(float(np.mean([f[m] for f in found])) for m in ("HR@10", "NDCG@10"))))
+    return pd.DataFrame(rows, columns=["method", "among", "HR@10", "NDCG@10"])

@@ -22,7 +22,7 @@ from ilm_lib.settings import Params, QFormerParams
 from ilm_lib.study import inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
 from ilm_lib.study.openp5 import save_tops
-from ilm_lib.study.vectors import MADE_BY, history_fold_in, vectors
+from ilm_lib.study.vectors import MADE_BY, history_fold_in, text_vectors, vectors
 from ilm_lib.tasks.openp5 import RecommendationTasks
 from ilm_lib.tasks.scoring import ScoringTasks, dev_metrics, rank
 from ilm_lib.train.phase2 import new_encoder
@@ -41,6 +41,7 @@ def score(params: Params, seed: int, method: str, *, shuffled: bool = False, bui
     aligns = bool(METHODS[method].phase1)
     given = common | {
         "aligned": stages.phase1(params, seed, method, vectors=common["cf"], build=build) if aligns else None,
+        "text": text_vectors(params, build=build) if chosen.cold_dropout else None,
         "encoder": encoder,
         "qformer": params.qformer if encoder == "qformer" else None,
         "mlp_tokens": tokens if encoder == "mlp" else 1,
@@ -59,6 +60,7 @@ def make_score(
     fold_in: dict[str, float] | None,
     llm: Artifact,
     aligned: Artifact | None,
+    text: Artifact | None,
     encoder: Encoder,
     qformer: QFormerParams | None,
     mlp_tokens: int,
@@ -91,6 +93,8 @@ def make_score(
         side=side if settings.side_layers else None,
         dim=settings.dim,
         free=settings.free,
+        known=table.shape[1] - load_file(text.path("text.safetensors"))["item"].shape[1] if text else None,
+        cold_dropout=settings.cold_dropout,
         dropout=settings.dropout,
         context=settings.context,
         prompt=HistoryPrompt(settings.words, settings.user, settings.history_max),
