@@ -1,8 +1,8 @@
 """Profiles: the settings of a run, validated before any work starts, and the places that follow from them.
 
-A profile is one YAML file in `params/`; a notebook's parameters cell and papermill's `-p` / `-f`
-override it. Unknown keys are refused with the allowed ones beside them, because papermill itself
-only logs a misspelt parameter and runs on with the default.
+A profile is one YAML file in `params/`, which may take another's settings for its own (`extends`); a notebook's
+parameters cell and papermill's `-p` / `-f` override it. Unknown keys are refused with the allowed ones beside them,
+because papermill itself only logs a misspelt parameter and runs on with the default.
 """
 
 from __future__ import annotations
@@ -42,17 +42,20 @@ def load_params(source: str | Path | Mapping[str, Any] = "toy", **overrides: Any
             file and line that gave it.
     """
     given: dict[str, Any] = {}
+    extended = None
     if isinstance(source, Mapping):
         given = _from_notebook(source)
         overrides = {**_overrides(given.pop("overrides", {})), **overrides}
-        source = given.pop("profile", "toy")
-    path, values, lines = _read_profile(source)
+        source, extended = given.pop("profile", "toy"), given.pop("extends", None)
+    values, places = _read_profile(source)
+    if extended is not None and read_yaml(profile_path(source))[0].get("extends") != extended:
+        raise ParamsError(f"extends: profile {shown(source)} does not extend {shown(extended)}; name one that does")
     settings = merge_dotted(merge(values, given), _overrides(overrides))
 
     def place(key: tuple[Any, ...]) -> str:
         key = tuple(takewhile(lambda part: isinstance(part, str), key))  # what follows counts in a list
-        from_file = key in lines and _at(settings, key) is _at(values, key)
-        return f"{path.name}:{lines[key]}: " if from_file else ""
+        from_file = key in places and _at(settings, key) is _at(values, key)
+        return f"{places[key]}: " if from_file else ""
 
     params = validate(settings, place)
     refuse_contradictions(params)
@@ -131,8 +134,12 @@ def _profile_folders() -> tuple[Path, Path]:
     return ROOT / "params", PACKAGE / "_profiles"  # the second is `params/` in an installed copy
 
 
-def _read_profile(source: Any) -> tuple[Path, dict[str, Any], dict[tuple[str, ...], int]]:
-    """The file of a profile, its settings with its name, and the lines of their keys."""
+def _read_profile(source: Any, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """A profile's settings with its name, and where its keys stand: {("phase1", "steps"): "mine.yaml:4"}.
+
+    Args:
+        above: files that extend this one.
+    """
     if not isinstance(source, (str, Path)):
         raise ParamsError(f"profile: {shown(source)} is no name; give that of a file in params/, e.g. 'toy'")
     path, by_name = profile_path(source), Path(source).suffix not in {".yaml", ".yml"}
@@ -147,7 +154,25 @@ def _read_profile(source: Any) -> tuple[Path, dict[str, Any], dict[tuple[str, ..
             f"{path.name}:{lines['profile',]}: profile: {shown(name)} is another's name, whose runs it would mix with; "
             f"write profile: {path.stem[:80]} or leave the line out"
         )
-    return path, values, lines
+    places = {key: f"{path.name}:{line}" for key, line in lines.items()}
+    if "extends" not in values:
+        return values, places
+    extended, place = values.pop("extends"), places.pop(("extends",))
+    under, beneath = _read_profile(_extended(extended, place, path, above), (*above, path))
+    return merge(under, values), beneath | places
+
+
+def _extended(name: Any, place: str, path: Path, above: tuple[Path, ...]) -> Path:
+    """The file of the profile that one extends: beside it, or by name."""
+    if not isinstance(name, str) or not names_a_folder(name) or name.endswith((".yaml", ".yml")):
+        raise ParamsError(f"{place}: extends: {shown(name)} is no name; give that of a profile, e.g. extends: toy")
+    beside = path.with_name(f"{name}.yaml")
+    found = beside if beside.is_file() else profile_path(name)
+    if not found.exists():
+        raise ParamsError(f"{place}: extends: {_no_profile(name)}")
+    if any(found.resolve() == each.resolve() for each in (*above, path)):
+        raise ParamsError(f"{place}: extends: {shown(name)} is what this profile is made of; name another, or none")
+    return found
 
 
 def _no_profile(name: str) -> str:
@@ -169,7 +194,7 @@ def _from_notebook(namespace: Mapping[str, Any]) -> dict[str, Any]:
     misspelt parameter, and a parameter that is no plain value is a wrong one. Later calls in the
     same kernel (a cell run again) look at known names only.
     """
-    allowed = {*Params.model_fields, "overrides"}
+    allowed = {*Params.model_fields, "overrides", "extends"}
     found = {k: v for k, v in namespace.items() if not str(k).startswith("_") and k not in _IPYTHON}
     plain = {k: v for k, v in found.items() if isinstance(v, _PLAIN)}
     if not namespace.get(_CHECKED):

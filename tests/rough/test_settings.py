@@ -300,6 +300,11 @@ FILES = [
     ("UTF-16", "seed: 1\n".encode("utf-16"), "UTF-8"),
     ("NUL bytes", b"seed: 1\nmethod: ML\x00P\n", "mine.yaml:2", "U+0000"),
     ("an escape", b"seed: 1\n\x1b[31m", "mine.yaml:2", "U+001B"),
+    ("extends itself", b"seed: 1\nextends: mine\n", "mine.yaml:2: extends", "is what this profile is made of"),
+    ("extends nothing", b"extends: toi\n", "mine.yaml:1: extends", "no profile 'toi'", "Did you mean 'toy'?"),
+    ("extends a list", b"extends: [toy]\n", "mine.yaml:1: extends", "is no name"),
+    ("extends a file", b"extends: toy.yaml\n", "mine.yaml:1: extends", "is no name"),
+    ("extends, and is wrong itself", b"extends: toy\nphase1: {stepz: 3}\n", "mine.yaml:2", "stepz"),
     ("a tab", b"phase1:\n\tsteps: 3\n", "line 2, column 1", "a tab"),
     ("an open bracket", b"phase1: {steps: [\n", "not valid YAML", "line 2"),
     ("an open quote", b"data: {name: 'Toy}\n", "not valid YAML", "line"),
@@ -496,6 +501,10 @@ VALID_FILES = [
     (b"--- # one document\nseed: 3\n...\n", "seed", 3),
     (b"seed: 1_000\n", "seed", 1000),
     (b"seed: 0\n", "seed", 0),
+    (b"extends: toy\nseed: 4\n", "phase1.steps", load_params("toy").phase1.steps),
+    (b"extends: toy\nphase1: {steps: 9}\n", "phase1.lr", load_params("toy").phase1.lr),
+    (b"extends: toy\nphase1: {steps: 9}\n", "phase1.steps", 9),
+    (b"extends: toy\n", "profile", "mine"),
     (b"phase1: {lr: 1e-3}\n", "phase1.lr", 1e-3),
     (b"phase1: {lr: 1.0e-3}\n", "phase1.lr", 1e-3),
     (b"profile: mine\n", "profile", "mine"),
@@ -667,6 +676,29 @@ def test_a_valid_value_is_taken(key, value, becomes):
 @pytest.mark.parametrize("data, key, becomes", VALID_FILES, ids=name_of)
 def test_a_valid_file_is_taken(mine, data, key, becomes):
     assert read(load_params(mine(data)), key) == becomes
+
+
+def test_a_profile_extends_one_that_extends_another(tmp_path, mine):
+    """The nearest wins, readings are one value, and what is wrong is named where it stands."""
+    path = mine(b"extends: under\nphase1: {steps: 9}\nablations: {scored: {b: {score.lr: 0.1}}}\n")
+    under = tmp_path / "under.yaml"
+    under.write_text("extends: toy\nseed: 3\nphase1: {steps: 8, lr: 0.5}\nablations: {scored: {a: {score.lr: 0.2}}}\n")
+    params = load_params(path)
+    assert (params.profile, params.seed, params.phase1.steps, params.phase1.lr) == ("mine", 3, 9, 0.5)
+    assert params.ablations.scored == {"b": {"score.lr": 0.1}}
+    assert params.qformer == load_params("toy").qformer
+    under.write_text("extends: mine\n")
+    with pytest.raises(ParamsError, match=r"^under\.yaml:1: extends: 'mine' is what this profile is made of"):
+        load_params(path)
+    under.write_text("seed: 3\nphase1: {lr: -1}\n")
+    with pytest.raises(ParamsError, match=r"under\.yaml:2"):
+        load_params(path)
+
+
+def test_what_a_notebook_is_told_to_extend_is_what_its_profile_extends():
+    assert load_params({"profile": "ml1m-scored", "extends": "ml1m"}) == load_params("ml1m-scored")
+    with pytest.raises(ParamsError, match="profile 'toy' does not extend 'ml1m'"):
+        load_params({"profile": "toy", "extends": "ml1m"})
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*.yaml")), ids=lambda p: p.stem)
