@@ -54,7 +54,7 @@ def landing(reports: Path = REPORTS) -> Path:
     short = re.search(r"^## In short\n(.+?)(?=^## |\Z)", text, re.M | re.S)
     profiles = [p.parent.name for p in reports.glob("*/index.html")]
     rank = {name: i for i, name in enumerate(_FIRST)} | {"speed": len(_FIRST) + len(profiles)}
-    profiles.sort(key=lambda name: (rank.get(name, len(_FIRST)), name))
+    profiles.sort(key=lambda name: (rank.get(name.removesuffix("-scored"), len(_FIRST)), name))
     body = f"""<h1>An open study of the Item-Language Model</h1>
 <p class="lead">Can a language model that is never changed understand what people watch and buy, when it is given an
 item's place among all others as a few tokens? The paper
@@ -92,10 +92,11 @@ def _scale(folder: Path) -> str:
     if "table" not in rows:
         return f"{len(rows)} measurements" if len(rows) else ""
     tests = []
-    for table, task, what in (("table3", "sequential", "test users"), ("table1", "all", "texts of films")):
+    ranked = "table3" if (rows["table"] == "table3").any() else "scoring"
+    for table, task, what in ((ranked, "sequential", "test users"), ("table1", "all", "texts of films")):
         n = rows.loc[(rows["table"] == table) & (rows["task"] == task), "n"]
         tests += [f"{int(n.astype(int).max()):,} {what}"] if len(n) else []
-    main = rows[rows["table"].isin(("table1", "table3"))]
+    main = rows[rows["table"].isin(("table1", ranked))]
     seeds = len(set(main["seed"]) - {""})
     return ", ".join([*tests, f"{seeds} seed{'s' if seeds > 1 else ''}"] if seeds else tests)
 

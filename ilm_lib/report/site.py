@@ -33,6 +33,7 @@ _CAPTIONS = {
     "table1": "Table 1: ELM tasks", "table3": "Table 3: OpenP5 recommendation", "table4": "Table 4: losses of phase 1",
     "table6": "Table 6: ELM tasks, mean over seeds", "table7": "Table 7: OpenP5, mean over seeds",
     "figure3": "Figure 3: number of query tokens", "prompts read": "Over LLMs frozen earlier or later",
+    "scoring": "Every item scored",
 }  # fmt: skip
 
 
@@ -115,7 +116,7 @@ def _first_page(
         f"<h1>Item-Language Model study: {escape(profile)}</h1>",
         _lead(profile, rows),
         guide(*((), ()) if rows is None else (rows["method"], rows["metric"])),
-        "<h2>Claims of the paper</h2>",
+        "<h2>Claims</h2>",
         _claims(claims),
         "<h2>Results</h2>",
         _result_tables(rows) if rows is not None and len(rows) else "<p>No results yet.</p>",
@@ -181,7 +182,8 @@ def _result_tables(results: pd.DataFrame) -> str:
         for task in [None] if curve else [summary, *([None] if texts and summary else alone)]:
             rows = "task" if texts and task is None else "method"
             df = table_beside_paper(results, table, dataset, history=history, task=task, rows=rows, **source)
-            main = task == summary and not curve and history != "excluded"
+            judged_by = history != ("kept" if table == "scoring" else "excluded")
+            main = task == summary and not curve and judged_by
             (key if main else more).append(html_table(df, caption, best_cells(df)))
     folded = f"<details><summary>{len(more)} more tables</summary>{''.join(more)}</details>" if more else ""
     return "".join(key) + folded
