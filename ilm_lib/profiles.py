@@ -48,6 +48,7 @@ def load_params(source: str | Path | Mapping[str, Any] = "toy", **overrides: Any
         overrides = {**_overrides(given.pop("overrides", {})), **overrides}
         source, extended = given.pop("profile", "toy"), given.pop("extends", None)
     values, places = _read_profile(source)
+    assert isinstance(source, (str, Path))  # `_read_profile` saw to it
     if extended is not None and read_yaml(profile_path(source))[0].get("extends") != extended:
         raise ParamsError(f"extends: profile {shown(source)} does not extend {shown(extended)}; name one that does")
     settings = merge_dotted(merge(values, given), _overrides(overrides))
