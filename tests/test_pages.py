@@ -124,6 +124,22 @@ def test_markdown_has_headings_to_link_to_and_tables_that_scroll():
     assert 'class="ilm-scroll"' in html and re.findall(r'<t[hd] class="(\w*)"', html) == ["text", "", "text"] * 3
 
 
+def test_rankings_by_score_stand_first_where_their_history_rule_is_judged_and_changes_for_themselves():
+    scored = dict(table="scoring", dataset="ML1M", task="sequential", prompt="", readout="score", metric="HR@10")
+    rows = [
+        row(**scored | {"method": method, "history": history, "variant": variant, "value": value})
+        for method, variant, value in (("MLP", "", 0.31), ("ILM", "", 0.32), ("ILM", "context=last", 0.33))
+        for history in ("kept", "excluded")
+    ]
+    baseline = row(table="table3", dataset="ML1M", task="both", method="SASRec", metric="HR@10", value=0.34, readout="")
+    html = site._result_tables(frame(*rows, baseline))
+    key, more = html.split("<details>")
+    assert key.count("<table") == 1 and "history excluded" in key and "0.3100" in key and "0.3300" not in key
+    changed = re.findall(r"<table.*?</table>", more, re.S)[0]
+    assert "0.3300" in changed and "MLP" not in changed
+    assert "0.3400" in more  # nothing was spelled: table 3 has baselines alone
+
+
 def test_the_guide_explains_what_is_in_the_tables_and_nothing_else():
     html = guide(["ILM", "MLP"], ["HR@10"])
     for word in ("HR@10", "NDCG@10", "seen, unseen", "kept, excluded", "straightforward", "read-out"):

@@ -19,7 +19,7 @@ _RANKING = {
     "kept, excluded": "May the user's past items be recommended again? The paper keeps them in the ranking; a "
     "recommender would exclude them, which changes every number.",
     "read-out": "How recommendations come out of a model. Beam: the LLM writes the item's number, token by token, and "
-    "the ten likeliest numbers count.",
+    "the ten likeliest numbers count. Score: a small trained head reads the LLM's hidden states and scores every item.",
 }
 _TEXT = {
     "log perplexity": "How surprised the model is by the text that was wanted: mean −log probability of a token, in "

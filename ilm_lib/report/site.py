@@ -167,11 +167,25 @@ def _figures(out: Path) -> str:
     return f'<h2>Figures</h2><div class="figures">{"".join(cells)}</div>' if cells else ""
 
 
-def _result_tables(results: pd.DataFrame) -> str:
-    """Key tables open (both tasks together), the rest folded."""
+def _scored_tables(results: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Key tables and others of the score read-out; what was changed was changed for few methods, which stand alone."""
     key: list[str] = []
     more: list[str] = []
-    for (table, dataset, history), part in results.groupby(["table", "dataset", "history"], sort=True):
+    for (dataset, history, changed), part in results.groupby(["dataset", "history", results["variant"] != ""]):
+        df = table_beside_paper(part, "scoring", dataset, history=history)
+        caption = f"{_CAPTIONS['scoring']}, {dataset}, history {history}" + (
+            ", with one thing changed" if changed else ""
+        )
+        (more if changed or history == "kept" else key).append(html_table(df, caption, best_cells(df)))
+    return key, more
+
+
+def _result_tables(results: pd.DataFrame) -> str:
+    """Key tables open (both tasks together; of rankings those whose history rule is judged), the rest folded."""
+    key, more = _scored_tables(results[results["table"] == "scoring"])
+    spelled = (results["readout"] == "beam").any()  # else table 3 is of baselines alone
+    others = results[results["table"] != "scoring"]
+    for (table, dataset, history), part in others.groupby(["table", "dataset", "history"], sort=True):
         tasks = list(dict.fromkeys(part["task"]))
         texts, curve = table in ("table1", "table6"), table in ("figure3", "prompts read")
         source = {"paper": PUBLISHED_ML100K, "paper_table": "openp5", "paper_label": "OpenP5"}
@@ -182,8 +196,7 @@ def _result_tables(results: pd.DataFrame) -> str:
         for task in [None] if curve else [summary, *([None] if texts and summary else alone)]:
             rows = "task" if texts and task is None else "method"
             df = table_beside_paper(results, table, dataset, history=history, task=task, rows=rows, **source)
-            judged_by = history != ("kept" if table == "scoring" else "excluded")
-            main = task == summary and not curve and judged_by
+            main = task == summary and not curve and history != "excluded" and (table != "table3" or spelled)
             (key if main else more).append(html_table(df, caption, best_cells(df)))
     folded = f"<details><summary>{len(more)} more tables</summary>{''.join(more)}</details>" if more else ""
     return "".join(key) + folded
