@@ -39,9 +39,8 @@ class SideNetwork(nn.Module):
 
     def forward(self, states: Tensor, batch: Batch) -> Tensor:
         prompt = batch.slot_prompt
-        place = torch.arange(len(prompt), device=prompt.device) - torch.searchsorted(
-            prompt, prompt
-        )  # (S,) in its prompt
+        begin = torch.searchsorted(prompt, prompt)  # (S,) the first slot of its prompt
+        place = torch.arange(len(prompt), device=prompt.device) - begin
         x = self.dropout(self.enter(states) + self.place(place))  # (S, D)
         row, column = _laid_out(batch.slot_row)
         rows, columns = (int(t.max()) + 1 if len(t) else 0 for t in (row, column))
