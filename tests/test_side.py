@@ -9,15 +9,9 @@ WIDTH, STATES = 8, 6
 
 def batch_of(prompt: list[int], row: list[int]) -> Batch:
     """A batch of which only the slots' prompts and rows count here."""
-    nothing = dict.fromkeys(Batch.__dataclass_fields__)
-    return Batch(
-        **nothing
-        | {
-            "slot_prompt": torch.tensor(prompt, dtype=torch.long),
-            "slot_row": torch.tensor(row, dtype=torch.long),
-            "packed": True,
-        }
-    )
+    slot_prompt, slot_row = (torch.tensor(numbers, dtype=torch.long) for numbers in (prompt, row))
+    fields = dict.fromkeys(Batch.__dataclass_fields__)
+    return Batch(**fields | {"slot_prompt": slot_prompt, "slot_row": slot_row, "packed": True})
 
 
 @pytest.fixture
