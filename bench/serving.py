@@ -94,7 +94,7 @@ def setting(
     encoder = MLPEncoder(64, width, tokens)
     cf = torch.randn(data.num_items + data.num_users, 64)
     sizes = Score()
-    side = {"width": sizes.side_width, "layers": sizes.side_layers, "heads": sizes.side_heads}
+    side = {"layers": sizes.side_layers, "heads": sizes.side_heads}
     shown = HistoryPrompt(history_max=HISTORY)
     head = ScoreHead(width, 64, data.num_items, states=layers + 1, side=side, dim=sizes.dim, prompt=shown)
     ilm = ILM(llm, tokenizer, encoder, cf, data.num_items, tasks.catalogue(), "slot", None, head).eval()

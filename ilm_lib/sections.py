@@ -13,6 +13,8 @@ Precision = Literal["float32", "bfloat16", "auto"]
 Wording = Literal["seen", "unseen"]
 #: What is ranked: all items, or those that the user has not had.
 HistoryRule = Literal["kept", "excluded"]
+#: Which of a user's items in a period is asked for, where a date splits.
+Target = Literal["first", "last"]
 ItemPositions = Literal["shared", "slot", "own"]
 #: Vectors that an item may have: of who had what, of a sequential recommender, of its text.
 VectorKind = Literal["cf", "sasrec", "text"]
@@ -57,6 +59,7 @@ class Data(Section):
     )
     dev_from: Moment = Field(0.8, description="temporal: training ends here, at a share of all interactions or a date")
     test_from: Moment = Field(0.9, description="temporal: the test period starts here")
+    target: Target = Field("first", description="temporal: a user's first or last item of each period is asked for")
     cold_items: Share | None = Field(
         None, description="share of the items, of those with a text, that is in no interaction (data/cold.py)"
     )
@@ -83,7 +86,7 @@ class Data(Section):
         early: Any = self.dev_from
         late: Any = self.test_from
         if self.split == "leave_one_out":
-            for key in ("dev_from", "test_from"):
+            for key in ("dev_from", "test_from", "target"):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(f"data.{key} is read with data.split: temporal alone; add it or leave {key} out")
         elif self.source == "toy":
@@ -104,12 +107,12 @@ class Score(Optim):
     lr: Rate = 3e-3
     precision: Precision = "auto"
     vectors: tuple[VectorKind, ...] = Field(("cf",), description="what an item's vector is made of, end to end")
-    dim: Size = Field(64, description="of a query and of a row of the item table")
+    dim: Size = Field(64, description="of a query, a row of the item table, and the side network")
     side_layers: int = Field(2, ge=0, le=64, description="of the network that reads the hidden states; 0: none")
-    side_width: Size = Field(128, description="its width")
     side_heads: Few = Field(2, description="its attention heads")
     layers: Literal["last", "all"] = Field("all", description="whose hidden states are read: of the last, or of all")
     free: bool = Field(True, description="a learned part of the vector of every item that training meets")
+    free_std: float = Field(0.0, ge=0, le=10, description="of that part at first, beside given vectors of RMS 1")
     dropout: float = Field(0.2, ge=0, lt=1, description="on the hidden state")
     vector_dropout: float = Field(0.2, ge=0, lt=1, description="on the vectors that item tokens are made of")
     cold_dropout: float = Field(
@@ -132,6 +135,6 @@ class Score(Optim):
         distinct("score.vectors", self.vectors, least=1)
         if self.cold_dropout and "text" not in self.vectors:
             raise ValueError("score.cold_dropout shows items by their texts alone; add 'text' to score.vectors")
-        if self.side_width % self.side_heads:
-            raise ValueError(f"score.side_width {self.side_width} is no multiple of score.side_heads {self.side_heads}")
+        if self.side_layers and self.dim % self.side_heads:
+            raise ValueError(f"score.dim {self.dim} is no multiple of score.side_heads {self.side_heads}")
         return self

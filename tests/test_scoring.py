@@ -18,7 +18,7 @@ KINDS = ["llama", "gpt2", "qwen2", "gemma3", "opt", "gpt_neox", "bloom"]
 FOLD = FoldIn(unobserved=0.1, observed=1.0, ridge=0.01, ridge_per_item=0.01, item_scale=1.0, user_scale=1.0)
 
 
-SIDE = {"width": 8, "layers": 1, "heads": 2}
+SIDE = {"layers": 1, "heads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_score_is_the_product_of_query_and_row_and_a_bias(new_scorer, side):
     states = torch.randn(3, head.query.in_features)
     query = states @ head.query.weight.T + head.query.bias
     for i in range(ITEMS):
-        row = head.project.weight @ (vectors[i] + head.free[i]) + head.project.bias
+        row = (head.project.weight @ (vectors[i] + head.free_scale * head.free[i]) + head.project.bias) / 8**0.5
         table, bias = head.table(vectors)
         torch.testing.assert_close(query @ row + head.bias[i], head.queries(states) @ table[i] + bias[i])
 
@@ -75,9 +75,10 @@ def test_without_a_side_network_a_slots_own_states_are_read_each_layer_normed(ne
     batch = tasks_of(ilm, data).histories(ilm.prompts, [[3, 1, 4]], [[]], np.random.default_rng(0)).batch
     hidden = torch.randn(2, 96)  # of the embeddings and two layers
     normed = torch.cat([F.layer_norm(state, (32,)) for state in hidden.split(32, 1)], 1)
-    torch.testing.assert_close(ilm.head.read(hidden, batch), normed)
+    torch.testing.assert_close(ilm.head.read(hidden), normed)
     beside = new_scorer().head
-    torch.testing.assert_close(beside.read(hidden, batch), beside.side(normed, batch))
+    own = beside.table(ilm.cf[:ITEMS])[0][[3, 1]]
+    torch.testing.assert_close(beside.read(hidden, ilm.cf, batch), beside.side(normed, own, batch))
 
 
 def test_the_loss_is_cross_entropy_and_sampling_all_items_gives_the_same(new_scorer):
@@ -112,7 +113,7 @@ def test_an_item_that_training_does_not_meet_is_no_negative_and_has_its_projecti
     head, vectors = ilm.head, torch.randn(ITEMS, CF)
     head.share[4] = 0
     table, bias = head.table(vectors)
-    torch.testing.assert_close(table[4], head.project(vectors[4]))
+    torch.testing.assert_close(table[4], head.rows(vectors[4]))
     assert bias[4] == 0
     states, targets = torch.randn(20, 8), torch.randint(4, (20,))
     for negatives in (None, ITEMS - 1):
@@ -132,7 +133,7 @@ def test_some_items_of_a_step_are_shown_as_new_ones(new_scorer):
     torch.nn.init.normal_(head.free)
     torch.nn.init.normal_(head.bias)
     head.share[0] = 0
-    whole, new = ilm.cf[:ITEMS] + head.free, ilm.cf[:ITEMS] * torch.tensor([0, 0, 0, 0, 1, 1])
+    whole, new = ilm.cf[:ITEMS] + head.free_scale * head.free, ilm.cf[:ITEMS] * torch.tensor([0, 0, 0, 0, 1, 1])
     whole[0] = new[0]
     torch.testing.assert_close(head.eval().learned(ilm.cf), torch.cat([whole, ilm.cf[ITEMS:]]))
     torch.manual_seed(0)
@@ -141,7 +142,7 @@ def test_some_items_of_a_step_are_shown_as_new_ones(new_scorer):
     is_new, is_whole = ((vectors[:ITEMS] == one).all(1) for one in (new, whole))
     assert (is_new | is_whole).all() and 2 < is_new.sum() < ITEMS - 2
     table, bias = head.table(ilm.cf[:ITEMS])
-    shown_new = (table - head.project(new)).abs().amax(1) < 1e-6
+    shown_new = (table - head.rows(new)).abs().amax(1) < 1e-6
     assert 2 < shown_new.sum() < ITEMS - 2 and ((bias == 0) == shown_new).all()
     with pytest.raises(ValueError, match="needs known"):
         ScoreHead(32, CF, ITEMS, cold_dropout=0.5)
@@ -153,11 +154,11 @@ def test_tokens_and_table_are_made_of_the_same_vectors(new_scorer):
     ilm.head.share[4] = 0
     entities = torch.tensor([1, 4, ITEMS, ITEMS + 1])  # two items, two users
     wanted = ilm.cf[entities].clone()
-    wanted[0] += ilm.head.free[1]
+    wanted[0] += ilm.head.free_scale * ilm.head.free[1]
     torch.testing.assert_close(ilm.head.learned(ilm.cf, entities), wanted)
     with torch.no_grad():
         torch.testing.assert_close(ilm.tokens(entities), ilm.encoder(wanted))
-        torch.testing.assert_close(ilm.table()[0][[1, 4]], ilm.head.project(wanted[:2]))
+        torch.testing.assert_close(ilm.table()[0][[1, 4]], ilm.head.rows(wanted[:2]))
         ilm.head.free[1] += 1
         assert not torch.equal(ilm.tokens(entities)[0], ilm.encoder(wanted)[0])  # what was kept of it is gone
     assert torch.equal(new_scorer(free=False).head.learned(ilm.cf, entities), ilm.cf[entities])

@@ -5,6 +5,7 @@ from ilm_lib.model.prompts import Batch
 from ilm_lib.model.side import SideNetwork
 
 WIDTH, STATES = 8, 6
+OWN = torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(0))  # rows of the items of eight slots
 
 
 def batch_of(prompt: list[int], row: list[int]) -> Batch:
@@ -27,25 +28,29 @@ PACKED = [0, 0, 0, 1, 2, 2, 2, 2], [1, 1, 1, 0, 0, 0, 0, 0]  # the last two prom
 
 def test_prompts_that_share_a_row_do_not_see_each_other(side):
     states = torch.randn(8, STATES)
-    together = side(states, batch_of(*PACKED))
+    together = side(states, OWN, batch_of(*PACKED))
     for part in (slice(0, 3), slice(3, 4), slice(4, 8)):
-        alone = side(states[part], batch_of([0] * (part.stop - part.start), [0] * (part.stop - part.start)))
+        alone = side(states[part], OWN[part], batch_of([0] * (part.stop - part.start), [0] * (part.stop - part.start)))
         torch.testing.assert_close(together[part], alone)
 
 
 def test_a_slot_sees_itself_and_what_came_before_and_its_place(side):
     states = torch.randn(8, STATES)
-    before, batch = side(states, batch_of(*PACKED)), batch_of(*PACKED)
-    states[6] += 1
-    moved = (side(states, batch) - before).abs().amax(1) > 1e-6
-    assert moved.tolist() == [False] * 6 + [True] * 2
-    same = side(states[:1].expand(8, -1), batch)
+    before, batch = side(states, OWN, batch_of(*PACKED)), batch_of(*PACKED)
+    for changed in (states, own := OWN.clone()):
+        kept = changed[6].clone()
+        changed[6, 0] += 1  # a norm would not see all of them rise
+        moved = (side(states, own, batch) - before).abs().amax(1) > 1e-6
+        assert moved.tolist() == [False] * 6 + [True] * 2
+        changed[6] = kept
+    same = side(states[:1].expand(8, -1), OWN[:1].expand(8, -1), batch)
     assert not torch.allclose(same[0], same[1]) and torch.allclose(same[0], same[3])
 
 
 def test_its_layers_are_those_of_pytorch(side):
     states, length = torch.randn(4, STATES), 4
-    x = (side.enter(states) + side.place.weight[:length])[None]
+    own = torch.randn(length, WIDTH)
+    x = (side.enter(states) + own * WIDTH**0.5 + side.place.weight[:length])[None]
     for ours in side.layers:
         theirs = torch.nn.TransformerEncoderLayer(WIDTH, 2, 4 * WIDTH, 0.0, "gelu", norm_first=True, batch_first=True)
         names = {
@@ -58,10 +63,10 @@ def test_its_layers_are_those_of_pytorch(side):
         }  # fmt: skip
         theirs.load_state_dict(names)
         x = theirs(x, torch.nn.Transformer.generate_square_subsequent_mask(length), is_causal=True)
-    torch.testing.assert_close(side(states, batch_of([0] * length, [0] * length)), side.norm(x[0]))
+    torch.testing.assert_close(side(states, own, batch_of([0] * length, [0] * length)), side.norm(x[0]))
 
 
 def test_gradients_reach_every_weight_and_no_slot_gives_no_row(side):
-    side(torch.randn(8, STATES), batch_of(*PACKED)).sum().backward()
+    side(torch.randn(8, STATES), OWN, batch_of(*PACKED)).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in side.parameters())
-    assert side(torch.zeros(0, STATES), batch_of([], [])).shape == (0, WIDTH)
+    assert side(torch.zeros(0, STATES), torch.zeros(0, WIDTH), batch_of([], [])).shape == (0, WIDTH)

@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from ilm_lib.sections import Target
+
 Split = Literal["dev", "test"]
 
 SPLITS: tuple[Split, ...] = ("dev", "test")
@@ -47,17 +49,21 @@ def leave_one_out(lengths: np.ndarray) -> Places:
     return Places(train, np.where(enough, lengths - 2, -1), np.where(enough, lengths - 1, -1))
 
 
-def by_date(times: np.ndarray, offsets: np.ndarray, dev_from: int, test_from: int) -> Places:
-    """Training is what happened before `dev_from`; targets are a user's first interactions from each date on.
+def by_date(times: np.ndarray, offsets: np.ndarray, dev_from: int, test_from: int, target: Target = "first") -> Places:
+    """Training is what happened before `dev_from`; targets are a user's first or last interactions of each period.
 
-    The dev target lies before `test_from`. A target needs a history: who begins within a period has no target there.
+    The dev period ends where the test period begins. A target needs a history: the first interaction of all is none.
 
     Args:
         times: (E,) of the interactions, users concatenated, rising within a user.
         offsets: (U + 1,) where each user starts.
         dev_from, test_from: moments in the unit of `times`; what happened at one belongs to the period it opens.
+        target: "first" of a period, right after what was trained on; or the "last", whose history reaches into the
+            period, so that people who come new are asked for, too.
     """
     before = [np.concatenate([[0], np.cumsum(times < date)]) for date in (dev_from, test_from)]  # (E + 1,)
-    train, dev_end = (np.diff(count[offsets]) for count in before)
-    dev = np.where((train > 0) & (train < dev_end), train, -1)
-    return Places(train, dev, np.where((dev_end > 0) & (dev_end < np.diff(offsets)), dev_end, -1))
+    train, dev_end = (np.diff(count[offsets]) for count in before)  # (U,) where the periods begin
+    ends = np.diff(offsets)
+    dev, test = (train, dev_end) if target == "first" else (dev_end - 1, ends - 1)
+    dev = np.where((dev > 0) & (train < dev_end), dev, -1)
+    return Places(train, dev, np.where((test > 0) & (dev_end < ends), test, -1))

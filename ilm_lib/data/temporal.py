@@ -14,14 +14,18 @@ import numpy as np
 from ilm_lib.data.dataset import Dataset
 from ilm_lib.data.splits import by_date
 from ilm_lib.data.time_order import TIMES, read_times
+from ilm_lib.sections import Target
 from ilm_lib.values import Moment
 
 
-def split_by_date(dataset: Dataset, folder: Path, dev_from: Moment, test_from: Moment) -> Dataset:
+def split_by_date(
+    dataset: Dataset, folder: Path, dev_from: Moment, test_from: Moment, target: Target = "first"
+) -> Dataset:
     """The dataset with a temporal split in place of leave-one-out.
 
-    Training is all that happened before `dev_from`. A user's dev target is the first interaction from there to
-    `test_from`, the test target the first from there on. Items that training does not have stay in the catalogue.
+    Training is all that happened before `dev_from`. A user's dev target is the first or the last interaction from there
+    to `test_from`, the test target the first or last from there on. Items that training does not have stay in the
+    catalogue.
 
     `notes` gains the counts of users without a target, of items that are in no training, and of targets among these.
 
@@ -30,13 +34,14 @@ def split_by_date(dataset: Dataset, folder: Path, dev_from: Moment, test_from: M
         folder: where user_time.txt is.
         dev_from, test_from: the share of all interactions that lies before; or a day as 2015-06-01, from midnight UTC
             on, which asks for times in unix seconds.
+        target: as in `splits.by_date`.
 
     Raises:
         DataError: as `read_times`.
     """
     times, checksum = read_times(folder, dataset)
     dates = [_moment(times, at) for at in (dev_from, test_from)]
-    split = replace(dataset, held_out=by_date(times, dataset.offsets, *dates))
+    split = replace(dataset, held_out=by_date(times, dataset.offsets, *dates, target))
     known = np.zeros(dataset.num_items, bool)
     known[split.train_matrix().indices] = True
     dev, test = split.dev_targets(), split.test_targets()

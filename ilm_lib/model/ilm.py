@@ -152,7 +152,7 @@ class ILM(nn.Module):
             states = without_llm(self.head.context, self.tokens(batch.entities, guests), batch)
         else:
             states = hidden_states(self.llm, batch, self.embed(batch, guests), every_layer=self.head.states > 1)
-        return self.head.read(states, batch)
+        return self.head.read(states, self.cf if guests is None else torch.cat([self.cf, guests]), batch)
 
     @torch.no_grad()
     def table(self) -> tuple[Tensor, Tensor]:

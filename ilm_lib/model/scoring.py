@@ -2,12 +2,16 @@
 
 The paper has the LLM write an item's name (`decode`), which shows little of what item tokens know. Here
 
-    score of item i = q(h) . t_i + b_i,   q(h) = A h or A side(h),   t_i = W (v_i + f_i),
+    score of item i = q(h) . t_i + b_i,   q(h) = A h or A side(h, t),   t_i = W (v_i + f_i) / sqrt(d),
 
 where h is the LLM's hidden state after a slot (of its last layer, or of all, side by side, each normed), side a small
-trained network over the states of all slots so far (`side.SideNetwork`), and v_i + f_i the item's vector, the same that
-its tokens are made of: v_i is given, the free part f_i and the bias b_i are learned of items that training met; an item
-it did not meet has v_i alone.
+trained network over the states of all slots so far and the table's rows of their items (`side.SideNetwork`), and
+v_i + f_i the item's vector, the same that its tokens are made of: v_i is given, the free part f_i and the bias b_i are
+learned of items that training met; an item it did not meet has v_i alone.
+
+f_i is sqrt(F) times what is learned, and W is orthogonal at first and divided by sqrt(d): beside given vectors with an
+RMS of 1 a step of AdamW then moves a row as far as it moves one of SASRec's, and W no faster than an item. Dev NDCG@10 of
+Beauty after 600 steps, without LLM: .025 with neither, .045 with f_i so, .049 with both; SASRec has .049.
 Scoring all items in one step is what ILM's own group went on to (arXiv 2509.03746).
 """
 
@@ -98,10 +102,12 @@ class ScoreHead(nn.Module):
         states: K, of how many layers the hidden states are read; each is normed by itself.
         vector_dim: F, size of an item's vector.
         num_items: I.
-        side: sizes of the `SideNetwork` between hidden states and query (`SideNetwork.config`); None: there is none,
-            the query is linear in one slot's hidden states.
+        side: layers and heads of the `SideNetwork` between hidden states and query (`SideNetwork.config`), whose width
+            is `dim`; None: there is none, the query is linear in one slot's hidden states.
         dim: d, size of a query and of a row of the table.
-        free: with a learned part f_i of the vector of every item that training meets, 0 at first.
+        free: with a learned part f_i of the vector of every item that training meets.
+        free_std: of the fresh free parts, beside given vectors with an RMS of 1; where items have few interactions,
+            their given vectors hardly tell them apart.
         known: how many numbers of a vector, its first, come from interactions: an item that training does not meet has
             0 there. None: that is not told, and vectors are taken as they are.
         cold_dropout: share of the items of a step that are shown as if training did not meet them, so that the read-out
@@ -113,6 +119,7 @@ class ScoreHead(nn.Module):
 
     Attributes:
         share: (I,) of each item in the interactions for training; 0 for one that training does not meet.
+        free, free_scale: (I, F) weights and what they are multiplied by to be f_i.
     """
 
     share: Tensor
@@ -127,6 +134,7 @@ class ScoreHead(nn.Module):
         side: dict[str, int] | None = None,
         dim: int = 64,
         free: bool = True,
+        free_std: float = 0.0,
         known: int | None = None,
         cold_dropout: float = 0.0,
         dropout: float = 0.0,
@@ -142,15 +150,19 @@ class ScoreHead(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(llm_width, elementwise_affine=False), nn.Dropout(dropout)
         self.states, self.llm_width = states, llm_width
         places = self.prompt.history_max + 1  # with a user in front
-        self.side = SideNetwork(states * llm_width, places=places, dropout=dropout, **side) if side else None
-        self.query = nn.Linear(side["width"] if side else states * llm_width, dim)
+        self.side = SideNetwork(states * llm_width, dim, places=places, dropout=dropout, **side) if side else None
+        self.query = nn.Linear(dim if side else states * llm_width, dim)
+        if side:
+            nn.init.eye_(self.query.weight)  # what is like an item is asked for, until more is known
         self.project = nn.Linear(vector_dim, dim)
         self.bias = nn.Parameter(torch.zeros(num_items))
+        self.free_scale = vector_dim**0.5
         self.free = nn.Parameter(torch.zeros(num_items, vector_dim)) if free else None
+        if self.free is not None and free_std:
+            nn.init.normal_(self.free, std=free_std / self.free_scale)
         self.register_buffer("share", torch.full((num_items,), 1 / num_items))
-        with torch.no_grad():  # scores begin small: every item as likely as any other
-            self.project.weight.mul_(dim**-0.5)
-            self.project.bias.zero_()
+        nn.init.orthogonal_(self.project.weight)  # items that are alike have rows that are
+        nn.init.zeros_(self.project.bias)
 
     def config(self) -> dict[str, Any]:
         """What `ScoreHead.from_config` needs to make the head again."""
@@ -174,17 +186,19 @@ class ScoreHead(nn.Module):
         """A head of these sizes, with fresh weights."""
         return cls(**{**config, "prompt": HistoryPrompt(**config["prompt"])})
 
-    def read(self, hidden: Tensor, batch: Batch | None) -> Tensor:
+    def read(self, hidden: Tensor, vectors: Tensor | None = None, batch: Batch | None = None) -> Tensor:
         """(S, K H) hidden states after all slots of a batch -> (S, R), what queries are made of.
 
         Args:
-            batch: tells a side network which prompt each slot stands in; without one it may be None.
+            vectors, batch: (V, F) of the batch's entities and others, as in `learned`, and which of them and which
+                prompt each slot has; for a side network.
         """
-        states = self.dropout(self.norm(hidden.float().unflatten(-1, (self.states, -1))).flatten(-2))
+        states = self.norm(hidden.float().unflatten(-1, (self.states, -1))).flatten(-2)
         if self.side is None:
-            return states
-        assert batch is not None, "a side network reads the slots of a batch"
-        return self.side(states, batch)
+            return self.dropout(states)
+        assert vectors is not None and batch is not None, "a side network reads the slots of a batch"
+        own = self.rows(self.learned(vectors, batch.entities))  # (E, d)
+        return self.side(states, own[batch.slot_entity], batch)
 
     def queries(self, states: Tensor) -> Tensor:
         """(L, R) of `read` -> (L, d)."""
@@ -215,14 +229,19 @@ class ScoreHead(nn.Module):
         if self.known is not None:
             own = torch.cat([own[:, : self.known] * met[:, None], own[:, self.known :]], 1)
         if self.free is not None:
-            own = own + (self.free if items is None else self.free[items]) * met[:, None]
+            free = self.free if items is None else self.free[items]
+            own = own + self.free_scale * free * met[:, None]
         return torch.cat([own, rest])
 
     def table(self, vectors: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(I, F) given vectors -> the items' (I, d) and their (I,) biases; with `rows` (R,), of these items alone."""
         met = self.met(rows)
         bias = self.bias if rows is None else self.bias[rows]
-        return self.project(self.learned(vectors, rows, met)), bias * met
+        return self.rows(self.learned(vectors, rows, met)), bias * met
+
+    def rows(self, vectors: Tensor) -> Tensor:
+        """(R, F) vectors -> (R, d) rows of the table."""
+        return self.project(vectors) * self.query.out_features**-0.5
 
     def loss(self, states: Tensor, vectors: Tensor, targets: Tensor, negatives: int | None = None) -> Tensor:
         """Mean negative log likelihood (nats) of the items that come next.

@@ -14,7 +14,11 @@ from ilm_lib.model.prompts import Batch
 
 
 class SideNetwork(nn.Module):
-    """(S, W) states of the slots of a batch -> (S, D); a slot sees itself and those before it in its prompt.
+    """(S, W) states and (S, D) rows of the slots of a batch -> (S, D); a slot sees itself and those before it in its
+    prompt.
+
+    The row of a slot is its item's in the table that queries are held against (a user's is made in the same way). Each
+    layer adds to what comes in, so at first an item asks for those that are like it, as in SASRec.
 
     Args:
         states_width: W.
@@ -34,14 +38,14 @@ class SideNetwork(nn.Module):
         nn.init.normal_(self.place.weight, std=0.02)
 
     def config(self) -> dict[str, int]:
-        """Its sizes, by the names of the arguments."""
-        return {"width": self.enter.out_features, "layers": len(self.layers), "heads": self.heads}
+        """Its sizes besides the width, by the names of the arguments."""
+        return {"layers": len(self.layers), "heads": self.heads}
 
-    def forward(self, states: Tensor, batch: Batch) -> Tensor:
+    def forward(self, states: Tensor, own: Tensor, batch: Batch) -> Tensor:
         prompt = batch.slot_prompt
         begin = torch.searchsorted(prompt, prompt)  # (S,) the first slot of its prompt
         place = torch.arange(len(prompt), device=prompt.device) - begin
-        x = self.dropout(self.enter(states) + self.place(place))  # (S, D)
+        x = self.dropout(self.enter(states) + own * own.shape[1] ** 0.5 + self.place(place))  # (S, D)
         row, column = _laid_out(batch.slot_row)
         rows, columns = (int(t.max()) + 1 if len(t) else 0 for t in (row, column))
         owner = torch.full((rows, columns), -1, device=row.device).index_put((row, column), prompt)  # -1: padding

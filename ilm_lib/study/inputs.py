@@ -32,6 +32,7 @@ from ilm_lib.files import write_json
 from ilm_lib.model.indexing import Indexing
 from ilm_lib.report.card import run_card
 from ilm_lib.report.tables import show
+from ilm_lib.sections import Target
 from ilm_lib.settings import Embeddings, Params
 from ilm_lib.study.artifacts import Artifact, SourceFile, stage
 from ilm_lib.tasks.openp5 import RecommendationTasks
@@ -70,7 +71,7 @@ def _data(params: Params, build: bool) -> Artifact:
     given |= {"name": d.name, "files": files or {"user_sequence.txt": SourceFile(folder / "user_sequence.txt")}}
     if d.split == "temporal":
         given["files"] |= {TIMES: SourceFile(folder / TIMES, NO_TIMES)}
-        given |= {"dev_from": d.dev_from, "test_from": d.test_from}
+        given |= {"dev_from": d.dev_from, "test_from": d.test_from, "target": d.target}
     return stage("data", make_data, params.profile, made_by="01_data", build=build, given=given)
 
 
@@ -90,6 +91,7 @@ def make_data(
     files: Mapping[str, SourceFile],
     dev_from: Moment | None = None,
     test_from: Moment | None = None,
+    target: Target = "first",
     cold_items: float | None = None,
 ) -> None:
     """Leave `dataset/` (arrays) and summary.json of a dataset in OpenP5's form.
@@ -100,7 +102,7 @@ def make_data(
     loaded = load_openp5(source, name=name, cache=folder / "dataset")
     counts = {"users": loaded.num_users, "items": loaded.num_items, "interactions": loaded.num_interactions}
     if dev_from is not None and test_from is not None:
-        loaded = split_by_date(loaded, source, dev_from, test_from)
+        loaded = split_by_date(loaded, source, dev_from, test_from, target)
         loaded.save(folder / "dataset")
         counts |= {f"{split}_users": len(loaded.users_of(split)) for split in SPLITS}
     if cold_items:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ilm_lib.baselines.cf import top_k
+from ilm_lib.baselines.cf import CFEmbeddings, top_k
 from ilm_lib.baselines.popularity import popularity_top_k
 from ilm_lib.baselines.sasrec import load_sasrec, sasrec_top_k, train_sasrec
 from ilm_lib.data import Dataset
@@ -16,6 +16,7 @@ from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.files import write_json
 from ilm_lib.methods import CF_METHODS, METHODS
 from ilm_lib.methods import baselines as named_baselines
+from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.settings import HistoryRule, ItemPositions, Params, Precision, SASRec, Wording
 from ilm_lib.study import inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
@@ -65,6 +66,9 @@ def evaluation(params: Params, seed: int, method: str, *, shuffled: bool = False
     }[method]
     if method in CF_METHODS.values():
         given["cf"] = inputs.embeddings(params, seed, build=build)
+        if params.data.split == "temporal":  # much of a history has been in no training, and some users are new
+            fold = stages.history_fold_in(params, given["cf"])
+            given["fold_in"] = None if fold is None else vars(fold).copy()
     if method == "SASRec":
         given["trained"] = sasrec(params, seed, build=build)
     return stage("evaluation", make, params.profile, made_by="06_openp5_eval", build=build, given=given)
@@ -136,12 +140,18 @@ def make_popularity_ranking(folder: Path, *, data: Artifact, **asked: Any) -> No
     _rank_without_prompts(folder, loaded, lambda exclude: popularity_top_k(train, 10, exclude=exclude), **asked)
 
 
-def make_cf_ranking(folder: Path, *, data: Artifact, cf: Artifact, **asked: Any) -> None:
-    """Dot products of user and item embeddings."""
-    vectors = inputs.cf_embeddings(cf)
-    _rank_without_prompts(
-        folder, inputs.open_dataset(data), lambda exclude: top_k(vectors, 10, exclude=exclude), **asked
-    )
+def make_cf_ranking(
+    folder: Path, *, data: Artifact, cf: Artifact, fold_in: dict[str, float] | None = None, **asked: Any
+) -> None:
+    """Dot products of user and item embeddings; with `fold_in`, of users as their histories have it."""
+    loaded, vectors = inputs.open_dataset(data), inputs.cf_embeddings(cf)
+    if fold_in is not None:
+        items = vectors.scaled_table()[: len(vectors.item)]
+        histories: list[np.ndarray] = [np.zeros(0, int)] * loaded.num_users
+        for user in loaded.users_of("test"):
+            histories[user] = loaded.history(user, "test")
+        vectors = CFEmbeddings(FoldIn(**fold_in).many(items, histories), items)
+    _rank_without_prompts(folder, loaded, lambda exclude: top_k(vectors, 10, exclude=exclude), **asked)
 
 
 def make_sasrec_ranking(folder: Path, *, data: Artifact, trained: Artifact, **asked: Any) -> None:

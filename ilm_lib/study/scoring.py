@@ -84,15 +84,15 @@ def make_score(
     )
     item_encoder.dropout.p = settings.vector_dropout
     every_layer = settings.layers == "all" and settings.context == "llm"
-    side = {"width": settings.side_width, "layers": settings.side_layers, "heads": settings.side_heads}
     head = ScoreHead(
         model.get_input_embeddings().embedding_dim,
         table.shape[1],
         num_items,
         states=model.config.get_text_config().num_hidden_layers + 1 if every_layer else 1,
-        side=side if settings.side_layers else None,
+        side={"layers": settings.side_layers, "heads": settings.side_heads} if settings.side_layers else None,
         dim=settings.dim,
         free=settings.free,
+        free_std=settings.free_std,
         known=table.shape[1] - load_file(text.path("text.safetensors"))["item"].shape[1] if text else None,
         cold_dropout=settings.cold_dropout,
         dropout=settings.dropout,
