@@ -107,6 +107,7 @@ class Score(Optim):
     lr: Rate = 3e-3
     precision: Precision = "auto"
     vectors: tuple[VectorKind, ...] = Field(("cf",), description="what an item's vector is made of, end to end")
+    text_dim: Size = Field(64, description="of a text's part: the principal components of the sentence vectors")
     dim: Size = Field(64, description="of a query, a row of the item table, and the side network")
     side_layers: int = Field(2, ge=0, le=64, description="of the network that reads the hidden states; 0: none")
     side_heads: Few = Field(2, description="its attention heads")

@@ -10,6 +10,27 @@ from scipy.sparse import csr_matrix, diags
 from ilm_lib.baselines.cf import CFEmbeddings, rms
 
 
+def principal_parts(table: np.ndarray, dim: int) -> np.ndarray:
+    """(I, D) vectors to (I, dim) numbers that do not correlate, each with a variance of 1; rows of zeros stay so.
+
+    The first principal components, whitened: sentence encoders give all texts much in common, and what tells like items
+    apart is in the directions that vary little (UniSRec learns its whitening, Hou et al., arXiv 2206.05941).
+
+    Args:
+        dim: as many, if there are: see `parts_of`.
+    """
+    some = table.any(1)
+    own = table[some] - table[some].mean(0)
+    found = np.zeros((len(table), parts_of(table, dim)), np.float32)
+    found[some] = np.linalg.svd(own, full_matrices=False)[0][:, : found.shape[1]] * len(own) ** 0.5
+    return found
+
+
+def parts_of(table: np.ndarray, dim: int) -> int:
+    """How many principal parts (I, D) vectors have, `dim` at most."""
+    return min(dim, int(table.any(1).sum()), table.shape[1])
+
+
 def fuse(cf: CFEmbeddings | None, others: Sequence[np.ndarray], train: csr_matrix) -> CFEmbeddings:
     """One vector an item and a user, each part scaled to an RMS of 1 so that none drowns another.
 
@@ -17,7 +38,7 @@ def fuse(cf: CFEmbeddings | None, others: Sequence[np.ndarray], train: csr_matri
 
     Args:
         cf: factors, which come first; None leaves them out.
-        others: (I, d_k) each; text vectors are centred, since what all texts share tells nothing.
+        others: (I, d_k) each.
         train: (U, I) interactions.
     """
     share = diags(1 / np.maximum(1, np.diff(train.indptr))) @ train  # (U, I), rows that sum to 1

@@ -10,8 +10,8 @@ v_i + f_i the item's vector, the same that its tokens are made of: v_i is given,
 learned of items that training met; an item it did not meet has v_i alone.
 
 f_i is sqrt(F) times what is learned, and W is orthogonal at first and divided by sqrt(d): beside given vectors with an
-RMS of 1 a step of AdamW then moves a row as far as it moves one of SASRec's, and W no faster than an item. Dev NDCG@10 of
-Beauty after 600 steps, without LLM: .025 with neither, .045 with f_i so, .049 with both; SASRec has .049.
+RMS of 1 a step of AdamW then moves a row as far as it moves one of SASRec's, and W no faster than an item. On Beauty the
+dev NDCG@10 after 600 steps without LLM is .025 with neither, .045 with f_i so, .049 with both; SASRec has .049.
 Scoring all items in one step is what ILM's own group went on to (arXiv 2509.03746).
 """
 

@@ -22,7 +22,7 @@ from ilm_lib.settings import Params, QFormerParams
 from ilm_lib.study import inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
 from ilm_lib.study.openp5 import save_tops
-from ilm_lib.study.vectors import MADE_BY, history_fold_in, text_vectors, vectors
+from ilm_lib.study.vectors import MADE_BY, history_fold_in, text_parts, text_vectors, vectors
 from ilm_lib.tasks.openp5 import RecommendationTasks
 from ilm_lib.tasks.scoring import ScoringTasks, dev_metrics, rank
 from ilm_lib.train.phase2 import new_encoder
@@ -93,7 +93,7 @@ def make_score(
         dim=settings.dim,
         free=settings.free,
         free_std=settings.free_std,
-        known=table.shape[1] - load_file(text.path("text.safetensors"))["item"].shape[1] if text else None,
+        known=table.shape[1] - text_parts(text, settings.text_dim) if text else None,
         cold_dropout=settings.cold_dropout,
         dropout=settings.dropout,
         context=settings.context,

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from ilm_lib.baselines import nearest_text
 from ilm_lib.baselines.sasrec import load_sasrec
-from ilm_lib.baselines.vectors import fuse
+from ilm_lib.baselines.vectors import fuse, parts_of, principal_parts
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.sections import VectorKind
 from ilm_lib.settings import Params
@@ -29,20 +29,20 @@ def vectors(params: Params, seed: int, kinds: Sequence[VectorKind], *, build: bo
         "cf": cf,
         "sasrec": openp5.sasrec(params, seed, build=build) if "sasrec" in kinds else None,
         "text": text_vectors(params, build=build) if "text" in kinds else None,
+        "text_dim": params.score.text_dim,
     }
     return stage("vectors", make_vectors, params.profile, made_by=MADE_BY, build=build, given=given)
 
 
 def make_vectors(
-    folder: Path, *, data: Artifact, cf: Artifact | None, sasrec: Artifact | None, text: Artifact | None
+    folder: Path, *, data: Artifact, cf: Artifact | None, sasrec: Artifact | None, text: Artifact | None, text_dim: int
 ) -> None:
     """Leave embeddings.safetensors."""
     others = []
     if sasrec is not None:
         others.append(load_sasrec(sasrec.path("sasrec")).get_input_embeddings().weight.detach().float().numpy())
     if text is not None:
-        table = load_file(text.path("text.safetensors"))["item"]
-        others.append(table - table.mean(0))
+        others.append(principal_parts(load_file(text.path("text.safetensors"))["item"], text_dim))
     factors = None if cf is None else inputs.cf_embeddings(cf)
     fused = fuse(factors, others, inputs.open_dataset(data).train_matrix())
     save_file({"user": fused.user, "item": fused.item}, folder / "embeddings.safetensors")
@@ -57,6 +57,11 @@ def text_vectors(params: Params, *, build: bool = False) -> Artifact:
 def make_text_vectors(folder: Path, *, data: Artifact, encoder: str | None) -> None:
     """Leave text.safetensors: "item" (I, D) unit vectors, zeros for items without a text."""
     save_file({"item": nearest_text.text_vectors(inputs.open_dataset(data), encoder)}, folder / "text.safetensors")
+
+
+def text_parts(text: Artifact, dim: int) -> int:
+    """How many numbers of a fused vector are of `text_vectors`, its last ones."""
+    return parts_of(load_file(text.path("text.safetensors"))["item"], dim)
 
 
 def history_fold_in(params: Params, seed: int, kinds: Sequence[VectorKind]) -> FoldIn | None:
