@@ -9,8 +9,8 @@ trained network over the states of all slots so far and the table's rows of thei
 v_i + f_i the item's vector, the same that its tokens are made of: v_i is given, the free part f_i and the bias b_i are
 learned of items that training met; an item it did not meet has v_i alone.
 
-f_i is sqrt(F) times what is learned, and W is orthogonal at first and divided by sqrt(d): beside given vectors with an
-RMS of 1 a step of AdamW then moves a row as far as it moves one of SASRec's, and W no faster than an item. On Beauty the
+f_i is sqrt(F) times what is learned, and W is orthogonal at first and divided by sqrt(d). Beside given vectors with an
+RMS of 1 a step of AdamW then moves a row as far as it moves one of SASRec's, and W no faster than an item. On Beauty
 dev NDCG@10 after 600 steps without LLM is .025 with neither, .045 with f_i so, .049 with both; SASRec has .049.
 Scoring all items in one step is what ILM's own group went on to (arXiv 2509.03746).
 """
