@@ -179,13 +179,18 @@ def _sasrec(s: Sizes) -> dict[str, Any]:
 
 
 def _score(s: Sizes, sasrec: dict[str, Any]) -> dict[str, Any]:
-    """As SASRec, which reads the same histories, with a third of its passes: four tokens an item cost more."""
-    steps, few = _steps(sasrec["steps"] / 3, 100, 2_000), sasrec["dropout"] == 0.5
-    return {
+    """As SASRec, which reads the same histories, with fewer of its passes: four tokens an item cost more.
+
+    Where items have few interactions, their texts stand beside their factors, and every item starts as one of its own.
+    """
+    few = sasrec["dropout"] == 0.5
+    steps = _steps(sasrec["steps"] / (2 if few else 3), 100, 2_000)
+    values = {
         "steps": steps, "batch_size": sasrec["batch_size"], "history_max": sasrec["max_length"],
-        "eval_every": steps // 4, "dropout": sasrec["dropout"], "vector_dropout": 0.3 if few else 0.2,
-        "weight_decay": 0.2 if few else 0.0,
+        "eval_every": steps // 4, "dropout": sasrec["dropout"], "vector_dropout": 0.2, "weight_decay": 0.2,
+        "free_std": 1.0 if few else 0.0,
     }  # fmt: skip
+    return values | ({"vectors": ["cf", "text"]} if few and 2 * s.texts > s.items else {})
 
 
 def _elm24(s: Sizes) -> dict[str, Any]:
@@ -235,7 +240,8 @@ def comments(sizes: Sizes, params: Params) -> dict[str, str]:
         "phase2": "Item tokens for the frozen LLM: 10 times the cube root of the interactions in steps.",
         "evaluation": "All users are ranked for." if p.evaluation.max_users is None else
         "A fixed sample of the users is ranked for: all of them would take hours.",
-        "score": "The read-out that scores all items: the same histories as SASRec, a third of its passes.",
+        "score": "The read-out that scores all items: the same histories as SASRec, a third or a half of its passes.\n"
+        "Items with few interactions have their texts beside the factors, if most have one.",
         "elm24": "" if not p.elm24.enabled else
         "The 24 tasks of text, worded for films; `enabled: false` leaves them out.",
         "ablations": "Short runs of notebook 07.",
