@@ -146,11 +146,12 @@ def make_cf_ranking(
     """Dot products of user and item embeddings; with `fold_in`, of users as their histories have it."""
     loaded, vectors = inputs.open_dataset(data), inputs.cf_embeddings(cf)
     if fold_in is not None:
-        items = vectors.scaled_table()[: len(vectors.item)]
+        fold = FoldIn(**fold_in)
+        items = vectors.item / fold.item_scale
         histories: list[np.ndarray] = [np.zeros(0, int)] * loaded.num_users
         for user in loaded.users_of("test"):
             histories[user] = loaded.history(user, "test")
-        vectors = CFEmbeddings(FoldIn(**fold_in).many(items, histories), items)
+        vectors = CFEmbeddings(fold.many(items, histories), items)
     _rank_without_prompts(folder, loaded, lambda exclude: top_k(vectors, 10, exclude=exclude), **asked)
 
 
