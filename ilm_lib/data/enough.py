@@ -106,6 +106,9 @@ def check(params: Params, counts: Counts) -> None:
                            f"needs {LEAST}. {_more_targets(params)}")  # fmt: skip
     if params.evaluation.enabled:
         _check_losses(params, counts)
+    if "text" in params.score.vectors and "score" in params.evaluation.readouts and counts.texts < LEAST:
+        raise TooSmall(f"{counts.name}: score.vectors has 'text', and {_count(counts.texts, 'item')} of {counts.items} "
+                       f"have one; {LEAST} are needed. Add texts, or take 'text' out of score.vectors")  # fmt: skip
     if params.elm24.enabled and not params.elm24.file:
         _check_films(params, counts)
 

@@ -36,7 +36,7 @@ from ilm_lib.settings import ItemPositions
 if TYPE_CHECKING:
     from ilm_lib.model.ilm import ILM
 
-FORMAT = 2  # of the folder; 1 had no manifest
+FORMAT = 3  # of the folder; 1 had no manifest, 2 another scale of the head's rows
 CARD = "README.md"  # the one file that may be edited, and is in no manifest
 _AGAIN = "Save the model again, or get the folder anew"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
@@ -61,7 +61,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    format: Literal[2]
+    format: Literal[3]
     encoder: dict[str, Any] | None
     num_items: int = Field(gt=0)
     num_users: int = Field(ge=0)

@@ -87,6 +87,8 @@ COUNTS = {
     "no-text-no-phase-1": (NO_TEXT, {"methods": ("OpenP5-R", "MLP", "ILM-rand")}, ()),
     "no-text-llm-alone": (NO_TEXT, {"methods": ("OpenP5-R",)}, ()),
     "no-text-words-alone": (NO_TEXT, {**FILMS, "evaluation.enabled": False}, ("0 items have 2", "enabled: false")),
+    "no-text-vectors": (NO_TEXT, {**UI, "score.vectors": ("text",)}, ("score.vectors", "0 items of 40", "Add texts")),
+    "text-vectors": ({"texts": 20}, {**PLAIN, "score.vectors": ("text",)}, ()),
     "films": ({}, {**PLAIN, **FILMS}, ()),
     "nineteen-films": ({"facts": (2,) * 19 + (1,) * 21}, {**PLAIN, **FILMS}, ("19 items have 2", "need 20")),
     "films-of-three-facts": ({}, {**PLAIN, **FILMS, "elm24.min_facts": 3}, ("0 items have 3",)),
