@@ -27,7 +27,7 @@ def test_the_parts_do_not_correlate_and_span_the_widest_directions(table):
     np.testing.assert_allclose(np.abs(np.corrcoef(parts[some].T, theirs.T)[:3, 3:]), np.eye(3), atol=1e-3)
 
 
-@pytest.mark.parametrize("items, dim, found", [(50, 3, 3), (50, 64, 8), (6, 64, 5)])
+@pytest.mark.parametrize("items, dim, found", [(50, 3, 3), (50, 64, 8), (6, 64, 4)])
 def test_there_are_no_more_parts_than_numbers_and_texts(table, items, dim, found):
     assert parts_of(table[:items], dim) == found == principal_parts(table[:items], dim).shape[1]
 

@@ -28,7 +28,7 @@ def principal_parts(table: np.ndarray, dim: int) -> np.ndarray:
 
 def parts_of(table: np.ndarray, dim: int) -> int:
     """How many principal parts (I, D) vectors have, `dim` at most."""
-    return min(dim, int(table.any(1).sum()), table.shape[1])
+    return min(dim, int(table.any(1).sum()) - 1, table.shape[1])  # centred, they span a dimension less
 
 
 def fuse(cf: CFEmbeddings | None, others: Sequence[np.ndarray], train: csr_matrix) -> CFEmbeddings:
