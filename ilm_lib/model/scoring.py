@@ -110,8 +110,9 @@ class ScoreHead(nn.Module):
             their given vectors hardly tell them apart.
         known: how many numbers of a vector, its first, come from interactions: an item that training does not meet has
             0 there. None: that is not told, and vectors are taken as they are.
-        cold_dropout: share of the items of a step that are shown as if training did not meet them, so that the read-out
-            learns what the rest of a vector is good for (DropoutNet, Volkovs et al., NeurIPS 2017); needs `known`.
+        cold_dropout: share of the items of a step that are shown as if training did not meet them (see `hide`), so that
+            the read-out learns what the rest of a vector is good for (DropoutNet, Volkovs et al., NeurIPS 2017); needs
+            `known`.
         dropout: on the hidden state.
         context: what a score is read off: "llm", the hidden state; "last", the tokens of the last slot, and "mean",
             those of all slots so far, without the LLM: what it adds is the difference.
@@ -119,10 +120,12 @@ class ScoreHead(nn.Module):
 
     Attributes:
         share: (I,) of each item in the interactions for training; 0 for one that training does not meet.
+        hidden: (I,) bool, the items that `hide` drew.
         free, free_scale: (I, F) weights and what they are multiplied by to be f_i.
     """
 
     share: Tensor
+    hidden: Tensor
 
     def __init__(
         self,
@@ -161,6 +164,7 @@ class ScoreHead(nn.Module):
         if self.free is not None and free_std:
             nn.init.normal_(self.free, std=free_std / self.free_scale)
         self.register_buffer("share", torch.full((num_items,), 1 / num_items))
+        self.register_buffer("hidden", torch.zeros(num_items, dtype=torch.bool), persistent=False)
         nn.init.orthogonal_(self.project.weight)  # items that are alike have rows that are
         nn.init.zeros_(self.project.bias)
 
@@ -204,12 +208,15 @@ class ScoreHead(nn.Module):
         """(L, R) of `read` -> (L, d)."""
         return self.query(states)
 
+    def hide(self) -> None:
+        """Draw the items that a step of training takes for new ones, in tokens, side network and table alike."""
+        if self.cold_dropout:
+            self.hidden = torch.rand_like(self.share) < self.cold_dropout
+
     def met(self, rows: Tensor | None = None) -> Tensor:
-        """(R,) whether training meets items (R,), or all of them; in training some are taken for others that it does
-        not (`cold_dropout`)."""
-        share = self.share if rows is None else self.share[rows]
-        met = share > 0
-        return met & (torch.rand_like(share) >= self.cold_dropout) if self.training and self.cold_dropout else met
+        """(R,) whether training meets items (R,), or all of them; in training without those that are hidden."""
+        met = (self.share > 0) & ~self.hidden if self.training else self.share > 0
+        return met if rows is None else met[rows]
 
     def learned(self, vectors: Tensor, rows: Tensor | None = None, met: Tensor | None = None) -> Tensor:
         """Given vectors, of items and perhaps users after them, with the items' free parts.

@@ -44,9 +44,14 @@ RULES = """
 
 
 def methods(params: Params) -> list[str]:
-    """The methods over the LLM that are scored: the main ones of the profile, and the MLP with as many tokens as the
-    Q-Former, with which alone it can be compared. What each loss of phase 1 gives is asked in notebook 07."""
-    return [m for m in ("MLP", "MLP-N", "ILM-rand", "ILM") if m in {*params.methods, "MLP-N"}]
+    """The methods over the LLM that are scored: the main ones of the profile, and `equal_mlp`. What each loss of
+    phase 1 gives is asked in notebook 07."""
+    return [m for m in ("MLP", "MLP-N", "ILM-rand", "ILM") if m in {*params.methods, equal_mlp(params)}]
+
+
+def equal_mlp(params: Params) -> str:
+    """The MLP with as many tokens as the Q-Former, with which alone the Q-Former can be compared."""
+    return "MLP" if params.qformer.num_query_tokens == params.phase2.mlp_tokens else "MLP-N"
 
 
 def baselines(params: Params) -> list[str]:
@@ -117,6 +122,7 @@ def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
     value = lambda p, m="ILM": by_user(p, m, build=build)["HR@10"]
     ours, off = value(params), value(params.with_(**LLM_OFF))
     pairs = {"LLM off": (ours, off)} | {n: (ours, value(params, n)) for n in ("SASRec", *methods(params))}
+    pairs["MLP-N"] = pairs[equal_mlp(params)]
     if params.score.side_layers:
         pairs["LLM off, no side network"] = tuple(value(params.with_(**NO_SIDE | each)) for each in ({}, LLM_OFF))
     tests = {name: paired_bootstrap(*pairs[name]) for name in SCORING_CLAIMS if name in pairs}

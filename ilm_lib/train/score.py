@@ -67,6 +67,7 @@ def train_score(
 
 def score_loss(ilm: ILM, histories: Histories, params: Score) -> Tensor:
     """Mean negative log likelihood (nats) of what comes next, over the places that are asked for."""
+    ilm.head.hide()
     asked = histories.targets >= 0
     states = ilm.slot_states(histories.batch, histories.guests)[asked]
     negatives = params.negatives if ilm.num_items > params.sampled_above else None
