@@ -18,7 +18,7 @@ def missing_data(params: Params) -> str | None:
     Asked before a study starts, so that it stops at once and not in a notebook's traceback.
     """
     root = profiles.data_dir()
-    found = [*_dataset(params, root), *_elm24(params, root)]
+    found = [*_dataset(params, root), *_elm24(params, root), *_llm(params)]
     if (file := params.embeddings.file) and not Path(file).is_file():
         found.append(f"{file} is missing: put your vectors there or leave out embeddings.file")
     return "\n".join(found) or None
@@ -28,6 +28,18 @@ def command(arguments: str) -> str:
     """`python -m ilm_lib.data` with arguments, by the environment of the study where there is one."""
     python = ".venv/bin/python" if (profiles.ROOT / ".venv/bin/python").exists() else "python"
     return f"`{python} -m ilm_lib.data {arguments}`"
+
+
+def _llm(params: Params) -> list[str]:
+    if params.backbone.pretrained is None:
+        return []
+    from ilm_lib.data.llms import find_llm  # with transformers
+
+    try:
+        find_llm(params.backbone.pretrained)
+    except DataError as error:
+        return [str(error)]
+    return []
 
 
 def _dataset(params: Params, root: Path) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ilm_lib.data.llms import find_llm
 from ilm_lib.data.teachers import MAX_TOKENS, LanguageModelTeacher, TeacherError
 from ilm_lib.devices import device
 from ilm_lib.model.backbone import context_length, load_backbone
@@ -38,8 +39,9 @@ class HFTeacher(LanguageModelTeacher):
         Raises TeacherError if there is no such model in safetensors.
         """
         if self._loaded is None:
+            place = find_llm(self.model)
             try:
-                llm, tokenizer = load_backbone(self.model)
+                llm, tokenizer = load_backbone(place)
             except (OSError, ValueError) as error:
                 reason = str(error).partition("\n")[0].rstrip(".")[:120]
                 raise TeacherError(

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from ilm_lib.baselines.cf import fold_in
+from ilm_lib.data.llms import find_llm
 from ilm_lib.files import read_json
 from ilm_lib.methods import METHODS, Encoder
 from ilm_lib.model.backbone import load_backbone
@@ -84,20 +85,22 @@ def make_backbone(folder: Path, *, data: Artifact, settings: Backbone, seed: int
 def named_backbone(params: Params, *, build: bool, made_by: str) -> Artifact:
     """A reference to the LLM that a profile names; a folder counts by its files, a name of the hub by itself."""
     name = str(params.backbone.pretrained)
-    files = [SourceFile(p) for p in sorted(Path(name).glob("*")) if p.suffix in {".safetensors", ".json", ".model"}]
+    kinds = {".safetensors", ".json", ".model", ".jinja"}
+    files = [SourceFile(p) for p in sorted(Path(find_llm(name)).glob("*")) if p.suffix in kinds]
     given = {"name": name, "files": files}
     return stage("backbone", make_reference, params.profile, made_by=made_by, build=build, given=given)
 
 
 def make_reference(folder: Path, *, name: str, files: list[SourceFile]) -> None:
     """Leave the name and the fingerprint of an LLM in place of a copy of its weights."""
-    reference(folder, name)
+    reference(folder, name, find_llm(name))
 
 
 def load_llm(backbone: Artifact) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and tokenizer of a backbone artifact."""
     disable_progress_bar()  # a notebook's output holds results, not the bars of loading weights
-    return load_backbone(read_json(backbone.path("backbone.json"))["name"] or backbone.path("backbone"))
+    name = read_json(backbone.path("backbone.json"))["name"]
+    return load_backbone(find_llm(name) if name else backbone.path("backbone"))
 
 
 # ---------------------------------------------------------------- phase 2

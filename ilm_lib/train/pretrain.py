@@ -54,9 +54,9 @@ def pretrain(
     )
 
 
-def reference(folder: Path, name: str) -> None:
-    """Leave a reference to a named LLM in place of a copy of its weights."""
-    model, _ = load_backbone(name)
+def reference(folder: Path, name: str, place: str) -> None:
+    """Leave a reference to the LLM that a profile names so, and that lies there, in place of a copy of its weights."""
+    model, _ = load_backbone(place)
     write_json(
         folder / "backbone.json",
         {
