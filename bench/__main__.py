@@ -34,6 +34,7 @@ MODULES = {
     "klm": "gpu",
     "n": "elm",
     "opq": "serving",
+    "r": "head",
 }
 COLUMNS = ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
 

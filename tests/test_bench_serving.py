@@ -1,9 +1,9 @@
-"""The benchmark of serving at toy sizes: rows follow the contract, and a side that is wrong is an error."""
+"""The benchmarks of the score read-out at toy sizes: rows follow the contract, and a side that is wrong is an error."""
 
 import pytest
 import torch
 
-from bench import serving
+from bench import head, serving
 
 
 @pytest.fixture
@@ -40,3 +40,15 @@ def test_the_losses_of_both_sides_are_compared(monkeypatch):
     monkeypatch.setattr(serving, "whole_loss", lambda *given: serving.blocked_loss(*given) * 1.2)
     with pytest.raises(AssertionError, match="not close"):
         serving.training(50)
+
+
+def test_rows_of_training_the_head(small, monkeypatch):
+    """Both sides have the same loss and gradients, or the comparison stops."""
+    monkeypatch.setattr(head, "in_turn", lambda ours, theirs: (ours(), theirs()) and (10.0, 40.0))
+    rows = head.run(**small)
+    assert [(row.case[0], row.main) for row in rows] == [("r", True), ("r", False)]  # of one token and of four
+    assert rows[0].ours == pytest.approx(1200) and rows[0].ratio == pytest.approx(4)
+    plain = head.plain_loss
+    monkeypatch.setattr(head, "plain_loss", lambda *given: 1.1 * plain(*given))
+    with pytest.raises(AssertionError, match="not close"):
+        head.run(**small)

@@ -26,6 +26,7 @@ CASES = {
     "o": ("score read-out, Beauty", "Recommend by scores, Beauty"),
     "p": ("top ten of a million items", "The top ten of a million items"),
     "q": ("loss over all items of Beauty", "Train on scores, the loss over all items of Beauty"),
+    "r": ("training step of the read-out, Beauty", "Train the read-out on Beauty"),
 }
 
 
