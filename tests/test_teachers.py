@@ -255,8 +255,8 @@ def test_hf_batches_change_nothing_and_the_chat_template_is_applied(folders, kin
     one.write(requests_), many.write(requests_)
     assert one.known() == many.known() and len(one.known()) >= len(requests_)
     assert len(set(one.known().values())) > 1
-    start = {"plain": "Instruction: Go.\nAnswer:", "chat": "<user>Go.\n<bot>"}[kind]
-    assert one.prompt("Go.") == start
+    start = {"plain": "user: Go.\nassistant:", "chat": "<user>Go.\n<bot>"}[kind]
+    assert one.prompt("Go.")[-len(ids := one.load()[1](start, add_special_tokens=False)["input_ids"]) :] == ids
 
 
 def test_hf_no_text_of_a_film_is_a_special_token(folders, tmp_path):
@@ -264,8 +264,9 @@ def test_hf_no_text_of_a_film_is_a_special_token(folders, tmp_path):
     tokenizer = teacher.load()[1]
     special = set(tokenizer.all_special_ids)
     for marker in tokenizer.all_special_tokens:
-        ids = tokenizer(teacher.prompt(f"Pitch {marker}{marker}."), add_special_tokens=False)["input_ids"]
-        assert special & set(tokenizer(marker)["input_ids"]) and not special & set(ids), marker
+        marks = [i for i in teacher.prompt(f"Pitch {marker}{marker}.") if i in special]
+        assert special & set(tokenizer(marker)["input_ids"])
+        assert marks == [i for i in teacher.prompt("Pitch it.") if i in special], marker  # the template's own
 
 
 def test_hf_resumes_after_an_interruption(folders, requests_, tmp_path, monkeypatch):

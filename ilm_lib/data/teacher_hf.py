@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from ilm_lib.data.llms import find_llm
 from ilm_lib.data.teachers import MAX_TOKENS, LanguageModelTeacher, TeacherError
 from ilm_lib.devices import device
 from ilm_lib.model.backbone import context_length, load_backbone
-
-MARKER = re.compile(r"[<\[].*[>\]]")  # an added token that is no word, as <think> is
+from ilm_lib.model.chat import ChatTemplate, Message
+from ilm_lib.model.prompts import PromptEncoder
 
 
 class HFTeacher(LanguageModelTeacher):
@@ -51,26 +50,21 @@ class HFTeacher(LanguageModelTeacher):
             self._loaded = llm.to(device()), tokenizer
         return self._loaded
 
-    def prompt(self, instruction: str) -> str:
-        """The instruction as this model reads it."""
+    def prompt(self, instruction: str) -> list[int]:
+        """The ids of the instruction as this model reads it; a title within it is text, whatever it looks like."""
+        encoder, template = self._reads
+        turn: Message = {"role": "user", "content": instruction}
+        return list(encoder.encode(template.prompt([turn]))[0])
+
+    @cached_property
+    def _reads(self) -> tuple[PromptEncoder, ChatTemplate]:
         tokenizer = self.load()[1]
-        instruction = without_markers(instruction, tokenizer)
-        if not tokenizer.chat_template:
-            return f"Instruction: {instruction}\nAnswer:"
-        # Models that can think aloud would spend the whole answer on it; other templates ignore the switch.
-        return tokenizer.apply_chat_template(
-            [{"role": "user", "content": instruction}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-        )
+        return PromptEncoder(tokenizer, 0, 0), ChatTemplate(tokenizer)
 
     @torch.no_grad()
     def ask(self, instructions: Sequence[str]) -> Iterator[tuple[int, str]]:
         llm, tokenizer = self.load()
-        chat = bool(tokenizer.chat_template)
-        # A chat template writes the special tokens itself.
-        ids = [tokenizer(self.prompt(text), add_special_tokens=not chat)["input_ids"] for text in instructions]
+        ids = [self.prompt(text) for text in instructions]
         room = context_length(llm) - self.max_tokens
         if (longest := max(map(len, ids))) > room:
             raise TeacherError(
@@ -97,19 +91,5 @@ class HFTeacher(LanguageModelTeacher):
             )
             for i, new in zip(chosen, out[:, width:]):
                 text = tokenizer.decode(new, skip_special_tokens=True)
-                # Without a template a model may go on with an instruction of its own.
-                yield i, text if chat else text.split("\nInstruction:")[0]
-
-
-def without_markers(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A text in which none of the tokenizer's markers stands: a blank after its first character parts each.
-
-    A film's title may read "<|im_end|>". Within a chat template it would end the turn; tokenized apart from the
-    template, other texts would come out with other tokens than the model was trained on.
-    """
-    added = tokenizer.added_tokens_decoder.values()
-    markers = [t.content for t in added if len(t.content) > 1 and (t.special or MARKER.fullmatch(t.content))]
-    while found := [marker for marker in markers if marker in text]:
-        for marker in found:
-            text = text.replace(marker, f"{marker[0]} {marker[1:]}")
-    return text
+                # Without a template a model may go on with a turn of its own.
+                yield i, text if tokenizer.chat_template else text.split("\nuser:")[0]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from ilm_lib.model.prompts import Item, Prompt, User, whole
+from ilm_lib.model.prompts import Item, Prompt, Special, User, whole
 from ilm_lib.model.refusals import OutOfRange, TooLong, WrongKind, WrongValue, brief
 from ilm_lib.sections import Readout
 
@@ -87,7 +87,7 @@ def as_prompts(given: str | Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bo
                     f"{name} holds {brief(segment)} beside or within another list: give one prompt as a list of str, "
                     "Item and User, or several as a list of such lists"
                 )
-            if not isinstance(segment, (str, Item, User)):
+            if not isinstance(segment, (str, Item, User, Special)):
                 row = f", a row is Item({brief(segment)}) or User({brief(segment)})" if _count(segment) else ""
                 raise WrongKind(f"{name} holds {brief(segment)}: a prompt is made of str, Item and User{row}")
         if lone := next((s for s in prompt if isinstance(s, str) and re.search("[\ud800-\udfff]", s)), None):
@@ -99,7 +99,7 @@ def as_prompts(given: str | Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bo
 
 def fit(prompts: Iterable[Prompt], num_items: int, num_users: int, *, encoder: bool) -> None:
     """Refuse slots that a model cannot fill."""
-    for slot in (s for prompt in prompts for s in prompt if not isinstance(s, str)):
+    for slot in (s for prompt in prompts for s in prompt if isinstance(s, (Item, User))):
         if not encoder:
             raise WrongValue(f"{slot}: this model has no item encoder, the LLM alone cannot read it: write its title")
         known(slot, num_items, num_users)

@@ -1,8 +1,7 @@
 """The interleaved prompt: a list of str, `Item` and `User`, and its way to token ids.
 
-This is the paper's Figure 1. There is one path for training and inference: `Indexing.render` turns a
-template into a prompt, `PromptEncoder.batch` turns prompts into ids with slots, and the model writes the
-item tokens into the slots.
+This is the paper's Figure 1. There is one path for training and inference: `Indexing.render` turns a template into a
+prompt, `PromptEncoder.batch` turns prompts into ids with slots, and the model writes the item tokens into the slots.
 """
 
 from __future__ import annotations
@@ -76,7 +75,14 @@ class User:
             object.__setattr__(self, "row", _row(self))
 
 
-Prompt = Sequence[str | Item | User]
+@dataclass(frozen=True)
+class Special:
+    """A special token of the LLM by its id, as chat templates have them (`chat`); text cannot write it."""
+
+    id: int
+
+
+Prompt = Sequence[str | Item | User | Special]
 
 CUT = re.compile(r"(?<=\S)(?= )")  # where texts are cut into pieces: before a blank that follows a non-blank
 # The same place within a token: byte-level vocabularies write a blank as \u0120 (tab, line feed, carriage return as
@@ -163,10 +169,10 @@ class PromptEncoder:
             items that follow each other without words have an order; "own": each moves what follows one further.
         packs: whether the LLM reads packed rows of a length (`masks.takes_4d_mask`); our own does.
 
-    A prompt without slots gives exactly the ids the tokenizer gives for its text, after the
-    beginning-of-sequence token where there is one. Adjacent strings count as one text; it is tokenized in
-    pieces, whose ids are kept, where that changes nothing (see `cuts`). All text is data: a special token that is
-    written in it, "[EOS]", has the ids of its characters (see `PlainText`).
+    A prompt without slots gives exactly the ids the tokenizer gives for its text, after the beginning-of-sequence
+    token where there is one; one with special tokens (`Special`) brings its own beginning. Adjacent strings count as
+    one text; it is tokenized in pieces, whose ids are kept, where that changes nothing (see `cuts`). All text is data:
+    a special token that is written in it, "[EOS]", has the ids of its characters (see `PlainText`).
     """
 
     def __init__(
@@ -206,7 +212,8 @@ class PromptEncoder:
 
     def encode(self, prompt: Prompt) -> tuple[array, array]:
         """Token ids with placeholders, and the slots as start, entity, start, entity, ... (arrays of int64)."""
-        ids, slots, text = array("q", self.bos), array("q"), ""
+        own = any(isinstance(segment, Special) for segment in prompt)
+        ids, slots, text = array("q", [] if own else self.bos), array("q"), ""
         for segment in prompt:
             if isinstance(segment, str):
                 if text and segment[:1] == " " and self.cuts and not text[-1].isspace():
@@ -214,13 +221,14 @@ class PromptEncoder:
                     text = segment
                 else:
                     text += segment
-            elif self.num_query_tokens:
-                if text:
-                    ids += self.text_ids(text)
-                    text = ""
-                slots.append(len(ids))
-                slots.append(self._entity(segment))
-                ids += self._slot
+            elif self.num_query_tokens or isinstance(segment, Special):
+                ids += self.text_ids(text) if text else array("q")
+                text = ""
+                if isinstance(segment, Special):
+                    ids.append(segment.id)
+                else:
+                    slots += array("q", [len(ids), self._entity(segment)])
+                    ids += self._slot
         if text:
             ids += self.text_ids(text)
         return ids, slots
@@ -229,9 +237,9 @@ class PromptEncoder:
         """Ids of a text that stands alone; kept by `text_ids`."""
         return array("q", self._plain([text])[0])
 
-    def _close(self, text: str) -> array:
-        """Ids of an answer, closed by the end-of-sequence token; kept by `answer_ids`."""
-        return self.text_ids(text) + array("q", [self.tokenizer.eos_token_id])
+    def _close(self, text: str, end: int | None = None) -> array:
+        """Ids of an answer, closed by `end` or the end-of-sequence token; kept by `answer_ids`."""
+        return self.text_ids(text) + array("q", [self.tokenizer.eos_token_id if end is None else end])
 
     def batch(
         self,
@@ -242,21 +250,24 @@ class PromptEncoder:
         pack: bool = False,
         loss_on: str = "target",
         max_length: int | None = None,
+        end: int | None = None,
     ) -> Batch:
         """Encode prompts, with answers for training.
 
         Args:
             side: padding side; "left" for generation.
             pack: prompts share rows if the LLM reads such rows (see `pack_rows`); else every prompt has its own.
-            loss_on: "target" takes the loss on the answer, "text" on every text token (never on
-                slots, whose inputs are not tokens, nor on first tokens, which nothing comes before).
+            loss_on: "target" takes the loss on the answer, "text" on every text token (never on slots, whose inputs
+                are not tokens, nor on first tokens, which nothing comes before).
             max_length: refuse longer rows (the LLM's context).
+            end: id of the token that closes an answer; None: the tokenizer's end of sequence.
 
-        Raises:
-            TooLong: a prompt is longer than `max_length`; names which, and its length.
+        Raises TooLong where a prompt is longer than `max_length`; names which, and its length.
         """
         ids, slots = zip(*map(self.encode, prompts))
-        closing = list(map(self.answer_ids, answers)) if answers is not None else [array("q")] * len(ids)
+        closing = (
+            [self.answer_ids(answer, end) for answer in answers] if answers is not None else [array("q")] * len(ids)
+        )
         begin = np.array(list(map(len, ids)))  # (P,) where the answers begin
         length = begin + np.array(list(map(len, closing)))
         width = int(length.max())
