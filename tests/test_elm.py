@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ilm_lib import load_params
-from ilm_lib.model.prompts import Item
+from ilm_lib.model.prompts import Item, Special
 from ilm_lib.study import elm as study_elm
 from ilm_lib.study import elm_results, inputs
 from ilm_lib.study.probes import rank_agreement
@@ -144,3 +144,29 @@ def test_mlp_n_is_the_mlp_with_the_tokens_of_the_qformer(tmp_path, monkeypatch):
     assert tokens == {"MLP": 1, "MLP-N": 3}
     before, after = (study_elm.load_ilm(params, 0, "MLP", trained=trained).item_tokens() for trained in (False, True))
     assert before.shape == after.shape == (80, 1, 16) and 0 < (before - after).abs().max() < 1  # one step of training
+
+
+def test_an_llm_with_a_chat_template_is_asked_in_it(new_ilm, elm_tasks):
+    """The user asks, the assistant answers, in training and in evaluation; phase 1 reads no roles."""
+    ilm, test = new_ilm("qformer"), elm_tasks.part("test")
+    plain = elm_tasks.asked_of(ilm.tokenizer)
+    assert plain.chat is None and plain.prompt(next(test.itertuples()))[-1] != Special(ilm.tokenizer.eos_token_id)
+    end = ilm.tokenizer.eos_token
+    ilm.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}" + end + "{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tasks = elm_tasks.asked_of(ilm.tokenizer, "Be brief.")
+    row = next(test.itertuples())
+    prompt = tasks.prompt(row)
+    assert prompt[:2] == ["system: ", "Be brief."] and prompt[-2:] == [Special(tasks.end), "assistant: "]
+    assert [s for s in prompt if isinstance(s, Item)] == [s for s in elm_tasks.prompt(row) if isinstance(s, Item)]
+    assert tasks.pairs().texts == elm_tasks.pairs().texts
+    batch = tasks.training_batches(ilm.prompts, 4, seed=0)(0)
+    said = ilm.tokenizer.decode(batch.labels[batch.labels >= 0])
+    assert "assistant" not in said and said.count(end) == 4
+    scored = elm.evaluate(ilm, tasks, test, max_new_tokens=3)
+    assert not np.allclose(scored["nll"], elm.evaluate(ilm, elm_tasks, test, max_new_tokens=3)["nll"])
+    first = tasks.prompt(row), tasks.answer(row.target)
+    nll, tokens = ilm.token_nll(ilm.encode([first[0]], answers=[first[1]], end=tasks.end))
+    assert scored["nll"].iloc[0] == pytest.approx(float(nll), rel=1e-4) and scored["tokens"].iloc[0] == int(tokens)

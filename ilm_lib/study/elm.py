@@ -135,6 +135,7 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
         "asked": params.elm24.model_dump(
             include={"rows_per_task", "max_new_tokens", "no_repeat_ngram", "sentence_encoder"}
         ),
+        "system": params.elm24.system,
     }
     encoder = METHODS[method].encoder
     if encoder == "none":
@@ -176,11 +177,12 @@ def make_trained(
     settings: Phase2,
     blind: bool,
     seed: int,
+    system: str | None,
     **asked: Any,
 ) -> None:
     """Train an item encoder on the 24 tasks, then score it; `blind` gives every film the mean embedding."""
-    tasks = elm_inputs.tasks_of(data, rows)
     ilm = stages.new_ilm(encoder, llm, cf, aligned, qformer, settings, tasks=None, seed=seed)
+    tasks = elm_inputs.tasks_of(data, rows).asked_of(ilm.tokenizer, system)
     if blind:
         ilm.cf = ilm.cf[: ilm.num_items].mean(0, keepdim=True).expand_as(ilm.cf).contiguous()
     batches = tasks.training_batches(ilm.prompts, settings.batch_size, seed)
@@ -197,11 +199,13 @@ def make_reading(
     llm: Artifact,
     in_text: InText | None,
     item_positions: ItemPositions,
+    system: str | None,
     **asked: Any,
 ) -> None:
     """Score the frozen LLM, which reads about the films in words."""
     ilm = stages.trained_ilm(llm, cf, None, tasks=None, item_positions=item_positions)
-    _score(folder, ilm, elm_inputs.tasks_of(data, rows), in_text, item_positions=item_positions, **asked)
+    tasks = elm_inputs.tasks_of(data, rows).asked_of(ilm.tokenizer, system)
+    _score(folder, ilm, tasks, in_text, item_positions=item_positions, **asked)
 
 
 def _score(

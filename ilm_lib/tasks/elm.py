@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,15 @@ import torch
 from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
 from ilm_lib.data.instructions import year
+from ilm_lib.model.chat import ChatTemplate
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.prompts import Batch, Item, Prompt, PromptEncoder
 from ilm_lib.progress import progress
 from ilm_lib.train.loop import drawn_batches
 from ilm_lib.train.phase1 import Pairs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 InText = Literal["title", "facts", "card"]  # a film in words: its title, its year and genres, all that is on record
 
@@ -29,10 +33,17 @@ class ElmTasks:
     Attributes:
         rows: columns task, item, other, prompt, target, teacher, split.
         films: (I,) text records.
+        chat: the template of the LLM that is asked, whose user asks and whose assistant answers; None: a prompt stands
+            alone, and its answer follows after a blank.
     """
 
     rows: pd.DataFrame
     films: Sequence[dict]
+    chat: ChatTemplate | None = None
+
+    def asked_of(self, tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> ElmTasks:
+        """The same tasks as they are put to an LLM: in its chat template, where its tokenizer has one."""
+        return replace(self, chat=ChatTemplate(tokenizer, system) if tokenizer.chat_template else None)
 
     def part(self, split: str) -> pd.DataFrame:
         return self.rows[self.rows["split"] == split].reset_index(drop=True)
@@ -43,6 +54,19 @@ class ElmTasks:
         Args:
             in_text: put words there, and no slot (`in_words`).
         """
+        filled = self._filled(row, in_text)
+        return filled if self.chat is None else self.chat.prompt([{"role": "user", "content": filled}])
+
+    def answer(self, target: str) -> str:
+        """A target as it follows a prompt."""
+        return (" " if self.chat is None else self.chat.before) + target
+
+    @property
+    def end(self) -> int | None:
+        """The token that ends an answer; None: the tokenizer's end of sequence."""
+        return None if self.chat is None else self.chat.end
+
+    def _filled(self, row, in_text: InText | None) -> list[str | Item]:
         if in_text is None:
             return _fill(row.prompt, Item(int(row.item)), Item(int(row.other)) if row.other >= 0 else None)
         return _fill(row.prompt, *(in_words(self.films[int(i)], in_text) for i in (row.item, row.other)))
@@ -53,7 +77,7 @@ class ElmTasks:
         No item-item pairs: neighbours are what some tasks ask about (section 4.3).
         """
         rows = self.part("train")
-        texts = ["".join(self.prompt(r, "title")) + " " + r.target for r in rows.itertuples()]
+        texts = ["".join(self._filled(r, "title")) + " " + r.target for r in rows.itertuples()]
         empty = np.empty((0, 2), dtype=np.int64)
         return Pairs(texts, rows[["item", "other"]].to_numpy(), empty, empty)
 
@@ -62,9 +86,10 @@ class ElmTasks:
         rows = list(self.part("train").itertuples())
 
         def draw(rng: np.random.Generator, count: int) -> list[tuple[Prompt, str]]:
-            return [(self.prompt(rows[i]), " " + rows[i].target) for i in rng.integers(len(rows), size=count)]
+            chosen = [rows[i] for i in rng.integers(len(rows), size=count)]
+            return [(self.prompt(r), self.answer(r.target)) for r in chosen]
 
-        return drawn_batches(draw, partial(encoder.batch, pack=True), size, seed)
+        return drawn_batches(draw, partial(encoder.batch, pack=True, end=self.end), size, seed)
 
     def pretraining_batches(self, encoder: PromptEncoder, size: int, seed: int) -> Callable[[int], Batch]:
         """Text-only batches for a backbone from scratch: films described in words, loss on the answer.
@@ -149,18 +174,20 @@ def evaluate(
     """
     nll, count, texts = np.zeros(len(rows)), np.zeros(len(rows), dtype=int), [""] * len(rows)
     prompts = [tasks.prompt(r, in_text) for r in rows.itertuples()]
+    stops: dict[str, Any] = {} if tasks.end is None else {"eos_token_id": [tasks.end, ilm.tokenizer.eos_token_id]}
     # Like lengths together: less padding in the loss, and short answers do not wait for long ones.
     order = np.argsort([len(t) for t in rows.target], kind="stable")
     starts = range(0, len(rows), batch_size)
     for start in progress(starts, "writing", total=len(starts)):
         index = order[start : start + batch_size]
         chosen = [prompts[i] for i in index]
-        batch = ilm.encode(chosen, answers=[" " + rows.target.iloc[i] for i in index])
+        batch = ilm.encode(chosen, answers=[tasks.answer(rows.target.iloc[i]) for i in index], end=tasks.end)
         total, tokens = ilm.token_nll(batch)
         nll[index], count[index] = total.cpu().numpy(), tokens.cpu().numpy()
-        for i, text in zip(
-            index, ilm.generate(chosen, max_new_tokens=max_new_tokens, logits_processor=no_repeat(no_repeat_ngram))
-        ):
+        written = ilm.generate(
+            chosen, max_new_tokens=max_new_tokens, logits_processor=no_repeat(no_repeat_ngram), **stops
+        )
+        for i, text in zip(index, written):
             texts[i] = text
     return rows.assign(nll=nll, tokens=count, generated=texts)
 
@@ -180,7 +207,16 @@ def no_repeat(ngram: int) -> LogitsProcessorList:
     return LogitsProcessorList([_NoRepeat(ngram)] if ngram else [])
 
 
-def walk(ilm: ILM, start: int, end: int, question: Sequence[str], *, points: int = 5, **kwargs) -> list[str]:
+def walk(
+    ilm: ILM,
+    start: int,
+    end: int,
+    question: Sequence[str],
+    *,
+    points: int = 5,
+    chat: ChatTemplate | None = None,
+    **kwargs: Any,
+) -> list[str]:
     """What the model says on the way from one film to another: straight through the embedding space.
 
     Args:
@@ -189,6 +225,7 @@ def walk(ilm: ILM, start: int, end: int, question: Sequence[str], *, points: int
         end: item row of the last.
         question: the text before and after the film, e.g. ("Summarize the movie ", ".").
         points: stops, the two films included.
+        chat: as in `ElmTasks`.
         kwargs: for `ILM.generate`.
     """
     share = torch.linspace(0, 1, points, device=ilm.cf.device)[:, None]
@@ -196,5 +233,7 @@ def walk(ilm: ILM, start: int, end: int, question: Sequence[str], *, points: int
     on_the_way = ILM(
         ilm.llm, ilm.tokenizer, ilm.encoder, between, points, item_positions=ilm.prompts.item_positions
     ).eval()
-    before, after = question
-    return on_the_way.generate([[before, Item(i), after] for i in range(points)], **kwargs)
+    asked: list[Prompt] = [[question[0], Item(i), question[1]] for i in range(points)]
+    if chat is not None:
+        asked = [chat.prompt([{"role": "user", "content": prompt}]) for prompt in asked]
+    return on_the_way.generate(asked, **kwargs)
