@@ -35,6 +35,7 @@ MODULES = {
     "n": "elm",
     "opq": "serving",
     "r": "head",
+    "st": "frozen",
 }
 COLUMNS = ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
 

@@ -209,12 +209,11 @@ def test_what_are_no_turns_is_said(with_template, messages, error, wrong):
         ChatTemplate(with_template("gemma")).prompt(messages)
 
 
-def test_a_model_answers_turns(new_ilm):
+def test_a_model_answers_turns(new_ilm, monkeypatch):
     """`generate` takes the prompt of a template, alone and beside others, and text alone goes to the LLM untouched."""
     ilm = new_ilm("qformer", llm="gpt2", tokens=3)
-    ilm.tokenizer.chat_template = (
-        "{% for m in messages %}{{ m.role }} {{ m.content }}" + ilm.tokenizer.eos_token + "{% endfor %}"
-    )
+    written = "{% for m in messages %}{{ m.role }} {{ m.content }}{{ eos_token }}{% endfor %}"
+    monkeypatch.setattr(ilm.tokenizer, "chat_template", written)
     template = ChatTemplate(ilm.tokenizer)
     text, film = ([{"role": "user", "content": c}] for c in ("an item", ["an ", Item(1)]))
     answers = ilm.generate([template.prompt(text), template.prompt(film)], max_new_tokens=4)

@@ -146,16 +146,19 @@ def test_mlp_n_is_the_mlp_with_the_tokens_of_the_qformer(tmp_path, monkeypatch):
     assert before.shape == after.shape == (80, 1, 16) and 0 < (before - after).abs().max() < 1  # one step of training
 
 
-def test_an_llm_with_a_chat_template_is_asked_in_it(new_ilm, elm_tasks):
+def test_an_llm_with_a_chat_template_is_asked_in_it(new_ilm, elm_tasks, monkeypatch):
     """The user asks, the assistant answers, in training and in evaluation; phase 1 reads no roles."""
     ilm, test = new_ilm("qformer"), elm_tasks.part("test")
     plain = elm_tasks.asked_of(ilm.tokenizer)
     assert plain.chat is None and plain.prompt(next(test.itertuples()))[-1] != Special(ilm.tokenizer.eos_token_id)
-    end = ilm.tokenizer.eos_token
-    ilm.tokenizer.chat_template = (
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}" + end + "{% endfor %}"
-        "{% if add_generation_prompt %}assistant: {% endif %}"
+    end, template = (
+        ilm.tokenizer.eos_token,
+        (
+            "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+            "{% if add_generation_prompt %}assistant: {% endif %}"
+        ),
     )
+    monkeypatch.setattr(ilm.tokenizer, "chat_template", template)
     tasks = elm_tasks.asked_of(ilm.tokenizer, "Be brief.")
     row = next(test.itertuples())
     prompt = tasks.prompt(row)

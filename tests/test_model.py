@@ -7,7 +7,7 @@ import torch
 from conftest import CF, ITEMS, USERS
 
 from ilm_lib.model import readers
-from ilm_lib.model.backbone import weights_fingerprint
+from ilm_lib.model.backbone import hidden_states, weights_fingerprint
 from ilm_lib.model.encoders import MLPEncoder, QFormerEncoder, build_encoder, encoder_config
 from ilm_lib.model.ilm import ILM, Catalogue
 from ilm_lib.model.kernels import interleave
@@ -215,6 +215,26 @@ def test_packed_rows_have_the_loss_and_the_gradients_of_padded_ones(new_ilm, kin
         assert all(float((x - y).abs().max()) <= 1e-5 * max(1, scale) for x, y in zip(da, db))
     # Gemma's window of 6 is too short for the long prompts; BLOOM's biases come from the usual mask.
     assert packed_sizes == {"gemma3": [True, False], "bloom": [False, False]}.get(kind, [True, True])
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("kind", [kind for kind in PACKERS if kind != "gemma3"])  # whose window is too short
+def test_a_start_that_is_read_once_changes_no_loss_gradient_or_state(new_ilm, kind, trained, monkeypatch):
+    ilm = new_ilm("qformer", kind)
+    ilm.llm.requires_grad_(trained)
+    weights = [*ilm.encoder.parameters(), *(ilm.llm.parameters() if trained else [])]
+    begin = "Say what you think of items like those of Toy "
+    prompts = [[begin, Item(0), " ?"], [begin + "item_301", Item(1), " and ", User(2)], [begin, Item(2)]]
+    short = ilm.encode(prompts, answers=ANSWERS, pack=True)
+    monkeypatch.setattr("ilm_lib.model.packing.SHORTEST", 1000)
+    whole = ilm.encode(prompts, answers=ANSWERS, pack=True)
+    assert short.start is not None and short.input_ids.numel() < whole.input_ids.numel()
+    (a, da), (b, db) = (loss_and_gradients(ilm, batch, weights) for batch in (short, whole))
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    scale = max(float(d.abs().max()) for d in db)
+    assert all(float((x - y).abs().max()) <= 1e-5 * max(1, scale) for x, y in zip(da, db))
+    read = [hidden_states(ilm.llm, batch, ilm.embed(batch), every_layer=True) for batch in (short, whole)]
+    torch.testing.assert_close(*read, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [*PACKERS, "bloom"])

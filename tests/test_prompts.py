@@ -233,6 +233,48 @@ def test_packed_rows_hold_the_same_prompts(encoder, on):
         assert batch.scored.tolist() == (after != -100).nonzero().flatten().tolist()
 
 
+@pytest.mark.parametrize("positions", ["shared", "slot", "own"])
+def test_what_all_prompts_begin_with_stands_once(tokenizer, monkeypatch, positions):
+    """Ids, positions, labels and slots of the rest are those of the whole prompts."""
+    encoder = PromptEncoder(tokenizer, 50, 3, positions)
+    begin = "Say in a few plain words of your own "
+    prompts = [[begin, Item(3), "?"], [begin + "what", Item(1), " and ", Item(3), " share"], [begin, Item(1)]]
+    answers = [" item_301", " yes no yes", " no"]
+    short = encoder.batch(prompts, answers, pack=True)
+    monkeypatch.setattr("ilm_lib.model.packing.SHORTEST", 1000)
+    whole = encoder.batch(prompts, answers, pack=True)
+    assert whole.start is None and short.start is not None
+    P = len(short.start)
+    assert (
+        short.start.tolist() == encoder.encode(prompts[0])[0][:P].tolist()
+        and 8 <= P <= encoder.encode(prompts[0])[1][0]
+    )
+
+    def held(batch, skip):
+        found = []
+        for b, n in {(b, n) for b, row in enumerate(batch.segment.tolist()) for n in row if n}:
+            at = (batch.segment[b] == n).nonzero().flatten()[skip:]
+            mine = [(int(s - at[0]), int(batch.entities[e])) for r, s, e in
+                    zip(batch.slot_row, batch.slot_start, batch.slot_entity) if r == b and s in at]  # fmt: skip
+            rows = (batch.input_ids, batch.labels, batch.position_ids)
+            found.append((*(row[b, at].tolist() for row in rows), mine))
+        return sorted(found)
+
+    assert held(short, 0) == held(whole, P)
+    see = short.reading(torch.float32)["attention_mask"][:, 0] == 0
+    assert see[..., :P].all() and see.shape[2] == P + short.segment.shape[1]
+
+
+def test_no_start_is_shared_where_it_is_asked_for(encoder):
+    """The loss on all text, a row a prompt, one prompt alone, and prompts that differ early have none."""
+    same = ["a b c d e f g h i j k l m n o p q r"] * 2
+    batch = lambda prompts, **k: encoder.batch([[p] for p in prompts], [" yes"] * len(prompts), **k)
+    assert batch(same, pack=True).start is not None
+    assert len(batch(same, pack=True).scored) == len(batch(same).scored)  # the first token of an answer follows one
+    assert batch(same, pack=True, loss_on="text").start is None and batch(same).start is None
+    assert batch(same[:1], pack=True).start is None and batch(["x" + same[0], same[0]], pack=True).start is None
+
+
 def test_a_packed_prompt_sees_itself_alone(encoder):
     batch = encoder.batch([["a b c d"], ["e"], ["f g"]], pack=True)
     see = batch.reading(torch.float32)["attention_mask"][:, 0] == 0

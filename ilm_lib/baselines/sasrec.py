@@ -37,8 +37,8 @@ from ilm_lib.devices import device
 from ilm_lib.metrics import dev_means
 from ilm_lib.model.backbone import attention_implementation, read
 from ilm_lib.model.kernels import rival_nll, rivals
-from ilm_lib.model.packing import pack_rows
-from ilm_lib.model.prompts import Batch, token_places
+from ilm_lib.model.packing import pack_rows, token_places
+from ilm_lib.model.prompts import Batch
 from ilm_lib.settings import SASRec
 from ilm_lib.train.loop import drawn_batches, fit
 

@@ -103,8 +103,7 @@ def read(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, *
     Args:
         embeddings: (B, T, H) in place of those of `batch.input_ids`.
     """
-    inputs = {"input_ids": batch.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
-    inputs |= batch.reading(llm.get_input_embeddings().weight.dtype)
+    inputs = _inputs(llm, batch, embeddings)
     if batch.scored is None:
         return llm(**inputs, **kwargs)
     scored = batch.scored
@@ -122,6 +121,18 @@ def read(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, *
     return out
 
 
+def _inputs(llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None) -> dict[str, Any]:
+    """What the LLM reads of a batch; what all prompts begin with is read once, for all rows."""
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
+    inputs |= batch.reading(llm.get_input_embeddings().weight.dtype)
+    if batch.start is not None:
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in llm.parameters())
+        with torch.set_grad_enabled(learns):  # frozen: nothing of it depends on an item
+            inputs["past_key_values"] = llm(input_ids=batch.start[None], use_cache=True).past_key_values
+        inputs["past_key_values"].batch_repeat_interleave(len(batch.input_ids))
+    return inputs
+
+
 def hidden_states(
     llm: PreTrainedModel, batch: Batch, embeddings: Tensor | None = None, *, every_layer: bool = False
 ) -> Tensor:
@@ -133,8 +144,7 @@ def hidden_states(
         every_layer: before it the input embeddings and what each layer but the last leaves, side by side:
             (S, (layers + 1) H).
     """
-    inputs = {"input_ids": batch.input_ids} if embeddings is None else {"inputs_embeds": embeddings}
-    states = []
+    inputs, states = _inputs(llm, batch, embeddings), []
 
     def take(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         states.append(args[0])
@@ -142,8 +152,7 @@ def hidden_states(
 
     hook = llm.get_output_embeddings().register_forward_pre_hook(take)
     try:
-        reading = batch.reading(llm.get_input_embeddings().weight.dtype)
-        out = llm(**inputs, **reading, use_cache=False, output_hidden_states=every_layer)
+        out = llm(**inputs, use_cache=False, output_hidden_states=every_layer)
     finally:
         hook.remove()
     before = out.hidden_states[:-1] if every_layer else ()

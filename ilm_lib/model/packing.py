@@ -1,12 +1,15 @@
-"""Which prompts share a row of a batch, so that little of it is padding."""
+"""Which prompts share a row of a batch, so that little of it is padding, and what all begin with."""
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+SHORTEST = 8  # tokens that are worth being read by themselves
 
 
 class Layout(NamedTuple):
@@ -61,6 +64,27 @@ def pack_rows(length: np.ndarray, packs: Callable[[int], bool]) -> Layout:
         if length.sum() >= 0.9 * _area(best):
             break
     return best
+
+
+def one_a_row(length: np.ndarray, width: int, side: str) -> Layout:
+    """A row for every prompt, padded on the right or the left."""
+    offset = width - length if side == "left" else np.zeros_like(length)
+    return Layout(np.arange(len(length)), offset, np.ones_like(length), width)
+
+
+def token_places(length: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Of every token of (P,) prompts, one after another: where it is in its prompt, and in the flattened (B, T)."""
+    inside = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    return inside, np.repeat(layout.row * layout.width + layout.offset, length) + inside
+
+
+def common_start(rows: Sequence[array], most: Sequence[int]) -> int:
+    """How many ids rows have in common at their start, no more than `most` of each; 0 where it is not worth it."""
+    length = min(most)
+    for row in rows:
+        while row[:length] != rows[0][:length]:
+            length -= 1
+    return length if length >= SHORTEST and len(rows) > 1 else 0
 
 
 def _round_up(width: int) -> int:

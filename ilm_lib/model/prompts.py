@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ilm_lib.model.masks import additive
-from ilm_lib.model.packing import Layout, pack_rows
+from ilm_lib.model.packing import common_start, one_a_row, pack_rows, token_places
 from ilm_lib.model.plain_text import PlainText
 from ilm_lib.model.refusals import OutOfRange, TooLong, WrongKind, WrongValue, brief
 from ilm_lib.settings import ItemPositions
@@ -108,6 +108,7 @@ class Batch:
         slot_read: (S,) where in the flattened (B, T) a slot has been read: its last position; of a prompt's last slot
             the prompt's end, so that the words after it count.
         entities: (E,) distinct entity rows: items 0..I-1, then users I..I+U-1.
+        start: (P,) tokens that all prompts begin with and that stand in no row, or None; positions count them.
         labels: (B, T), -100 where no loss is taken, or None.
         scored: (L,) places in the flattened (B, T) whose next token has a label, or None.
         packed: whether a row may hold several prompts.
@@ -125,6 +126,7 @@ class Batch:
     labels: Tensor | None
     scored: Tensor | None
     packed: bool
+    start: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """On a GPU from pinned memory, so that the copy does not hold up whoever asks for it."""
@@ -150,11 +152,13 @@ class Batch:
 
     def reading(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """What the LLM must know besides the tokens: positions and the attention mask, (B, T) or, where rows are
-        packed, (B, 1, T, T)."""
+        packed, (B, 1, T, P + T)."""
         if not self.packed:
             return {"attention_mask": self.attention_mask, "position_ids": self.position_ids}
-        same = self.segment[:, :, None] == self.segment[:, None, :]
-        return {"attention_mask": additive(same.tril()[:, None], dtype), "position_ids": self.position_ids}
+        see = (self.segment[:, :, None] == self.segment[:, None, :]).tril()
+        if self.start is not None:
+            see = torch.cat([see.new_ones(*see.shape[:2], len(self.start)), see], 2)
+        return {"attention_mask": additive(see[:, None], dtype), "position_ids": self.position_ids}
 
 
 class PromptEncoder:
@@ -256,7 +260,8 @@ class PromptEncoder:
 
         Args:
             side: padding side; "left" for generation.
-            pack: prompts share rows if the LLM reads such rows (see `pack_rows`); else every prompt has its own.
+            pack: prompts share rows if the LLM reads such rows (see `pack_rows`), and what all begin with stands once
+                (`Batch.start`); else every prompt has its own.
             loss_on: "target" takes the loss on the answer, "text" on every text token (never on slots, whose inputs
                 are not tokens, nor on first tokens, which nothing comes before).
             max_length: refuse longer rows (the LLM's context).
@@ -278,13 +283,17 @@ class PromptEncoder:
                 "shorter history (in a study data.history_max)"
             )
         pack = pack and self.packs(width)
-        layout = pack_rows(length, self.packs) if pack else _one_a_row(length, width, side)
+        shared = common_start(ids, [s[0] if s else len(i) - 1 for i, s in zip(ids, slots)]) if pack else 0
+        shared = 0 if loss_on == "text" else shared
+        opening, ids = ids[0][:shared], [row[shared:] for row in ids]
+        begin, length = begin - shared, length - shared
+        layout = pack_rows(length, self.packs) if pack else one_a_row(length, width, side)
 
         first = np.cumsum(length) - length  # (P,) among all tokens, one prompt after another
         inside, flat = token_places(length, layout)
         tokens = _joined(chain.from_iterable(zip(ids, closing)))
         slot_prompt = np.repeat(np.arange(len(ids)), [len(s) // 2 for s in slots])  # (S,)
-        start, entity = _joined(slots).reshape(-1, 2).T  # (S,) in its prompt, and whose slot it is
+        start, entity = _joined(slots).reshape(-1, 2).T - [[shared], [0]]  # (S,) in its prompt, and whose slot it is
         entities, slot_entity = np.unique(entity, return_inverse=True)
         in_slots = (first[slot_prompt] + start)[:, None] + np.arange(self.num_query_tokens)  # (S, N) among all tokens
 
@@ -296,7 +305,7 @@ class PromptEncoder:
         size = layout.rows * layout.width
         input_ids, labels, segment, position_ids = np.full((4, size), [[self.pad_id], [-100], [0], [0]])
         input_ids[flat], segment[flat] = tokens, np.repeat(layout.number, length)
-        position_ids[flat] = self._positions(length, first, in_slots)
+        position_ids[flat] = self._positions(length, first, in_slots, shared)
         labels[flat[labelled]] = tokens[labelled]
         tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a))
         grid = lambda a: torch.from_numpy(a).view(-1, layout.width)
@@ -313,16 +322,17 @@ class PromptEncoder:
             labels=grid(labels) if answers is not None else None,
             scored=tensor(np.sort(flat[labelled]) - 1) if answers is not None else None,
             packed=pack,
+            start=tensor(np.array(opening)) if shared else None,
         )
 
-    def _positions(self, length: np.ndarray, first: np.ndarray, in_slots: np.ndarray) -> np.ndarray:
-        """The position of every token, counted from the start of its prompt, of (P,) prompts one after another."""
+    def _positions(self, length: np.ndarray, first: np.ndarray, in_slots: np.ndarray, shared: int) -> np.ndarray:
+        """The position of every token of (P,) prompts one after another, each after `shared` others."""
         moves = np.ones(int(length.sum()), dtype=np.int64)
         if self.item_positions != "own":
             moves[in_slots[:, 1:] if self.item_positions == "slot" else in_slots] = 0
         position = np.cumsum(moves) - 1
         position -= np.repeat(position[first] + 1 - moves[first], length)
-        return np.maximum(position, 0)  # a slot that comes first has no token before it
+        return np.maximum(position + shared, 0)  # a slot that comes first has no token before it
 
     def _entity(self, slot: Item | User) -> int:
         if isinstance(slot, Item):
@@ -334,17 +344,6 @@ class PromptEncoder:
         raise WrongKind(f"a prompt is made of str, Item and User, not {type(slot).__name__}")
 
 
-def _one_a_row(length: np.ndarray, width: int, side: str) -> Layout:
-    offset = width - length if side == "left" else np.zeros_like(length)
-    return Layout(np.arange(len(length)), offset, np.ones_like(length), width)
-
-
 def _joined(arrays: Iterable[array]) -> np.ndarray:
     """Arrays of int64 end to end."""
     return np.frombuffer(b"".join(arrays), dtype=np.int64)
-
-
-def token_places(length: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Of every token of (P,) prompts, one after another: where it is in its prompt, and in the flattened (B, T)."""
-    inside = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
-    return inside, np.repeat(layout.row * layout.width + layout.offset, length) + inside

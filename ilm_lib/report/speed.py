@@ -27,6 +27,8 @@ CASES = {
     "p": ("top ten of a million items", "The top ten of a million items"),
     "q": ("loss over all items of Beauty", "Train on scores, the loss over all items of Beauty"),
     "r": ("training step of the read-out, Beauty", "Train the read-out on Beauty"),
+    "s": ("training through SmolLM2-135M", "Train through the frozen SmolLM2"),
+    "t": ("writing 64 answers with SmolLM2-135M", "Write 64 answers with SmolLM2"),
 }
 
 
