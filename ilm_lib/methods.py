@@ -23,6 +23,9 @@ class Method:
         encoder: what makes the item tokens of a method over the frozen LLM; None: there is no LLM in it.
         phase1: losses of phase 1; "profile" takes those of `phase1.losses`; empty: no phase 1.
         anchor: a reference of the ELM tasks, and none of the methods a profile may list.
+        reads: what the LLM of an anchor reads of a film in words, where it does: "nothing" ("a film"), "facts" (its
+            year and genres) or "title" (or all that is on record).
+        blind: every film has the same vector, so an encoder's tokens are a soft prompt and say nothing of the film.
     """
 
     sentence: str
@@ -31,6 +34,8 @@ class Method:
     encoder: Encoder | None = None
     phase1: tuple[Loss, ...] | Literal["profile"] = ()
     anchor: bool = False
+    reads: Literal["nothing", "facts", "title"] | None = None
+    blind: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -73,9 +78,18 @@ METHODS: dict[str, Method] = {
         "<",
         "qformer",
         anchor=True,
+        blind=True,
+    ),
+    "Nothing-in-text": Method(
+        "The frozen LLM reads that it is a film, and nothing is trained.",
+        "#7F7F7F",
+        "x",
+        "none",
+        anchor=True,
+        reads="nothing",
     ),
     "Facts-in-text": Method(
-        "The frozen LLM reads the film's year and genres in words.", "#6B8E23", "H", "none", anchor=True
+        "The frozen LLM reads the film's year and genres in words.", "#6B8E23", "H", "none", anchor=True, reads="facts"
     ),
     "Title-in-text": Method(
         "The frozen LLM reads the film's title, or all that is on record, in words.",
@@ -83,6 +97,25 @@ METHODS: dict[str, Method] = {
         ">",
         "none",
         anchor=True,
+        reads="title",
+    ),
+    "Facts-in-text, tuned": Method(
+        "Facts-in-text, with trained tokens in front that tell how to write and nothing of the film.",
+        "#445E19",
+        "1",
+        "qformer",
+        anchor=True,
+        reads="facts",
+        blind=True,
+    ),
+    "Title-in-text, tuned": Method(
+        "Title-in-text, with trained tokens in front that tell how to write and nothing of the film.",
+        "#7A6C00",
+        "2",
+        "qformer",
+        anchor=True,
+        reads="title",
+        blind=True,
     ),
 }
 

@@ -183,6 +183,10 @@ class Elm24(Section):
     phase2_steps: Count = 100_000
     mlp_n: bool = Field(False, description="train the MLP with as many tokens as the Q-Former, too (MLP-N)")
     system: str | None = Field(None, description="system prompt of an LLM that chats; None: what its template says")
+    tuned: bool = Field(
+        False,
+        description="also what the LLM writes untrained without the film, and with trained tokens before its words",
+    )
     max_new_tokens: Size = 64
     no_repeat_ngram: int = Field(6, ge=0, description="no text repeats so many tokens in a row; 0: it may")
     max_text_tokens: int = Field(96, gt=4, le=65_536)

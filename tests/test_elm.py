@@ -142,8 +142,28 @@ def test_mlp_n_is_the_mlp_with_the_tokens_of_the_qformer(tmp_path, monkeypatch):
         tokens[method] = json.loads(trained.path("encoder.json").read_text())["config"]["num_tokens"]
         assert len(elm_results.scored(trained)) == 24
     assert tokens == {"MLP": 1, "MLP-N": 3}
+    tuned = params.with_(**{"elm24.tuned": True})
+    assert study_elm.anchors(tuned) == [
+        "MLP-N", "Film-blind", "Nothing-in-text", "Facts-in-text", "Title-in-text", "Facts-in-text, tuned",
+        "Title-in-text, tuned",
+    ]  # fmt: skip
+    loss = lambda method: elm_results.scored(study_elm.evaluation(tuned, 0, method, build=True))["nll"].sum()
+    assert len({loss(m) for m in ("Nothing-in-text", "Facts-in-text", "Facts-in-text, tuned")}) == 3
     before, after = (study_elm.load_ilm(params, 0, "MLP", trained=trained).item_tokens() for trained in (False, True))
     assert before.shape == after.shape == (80, 1, 16) and 0 < (before - after).abs().max() < 1  # one step of training
+
+
+def test_soft_tokens_stand_in_front_of_words(new_ilm, elm_tasks):
+    """They are the same for all films, so what is known of a film stands in the words."""
+    one, other = row(elm_tasks, 0), row(elm_tasks, 2)
+    assert elm_tasks.prompt(one, "facts", soft=True) == [Item(0), *elm_tasks.prompt(one, "facts")]
+    assert "".join(elm_tasks.prompt(one, "nothing")) == "Summarize the movie a film."
+    ilm = new_ilm("qformer")
+    batch = elm_tasks.training_batches(ilm.prompts, 4, seed=0, in_text="facts")(0)
+    assert len(batch.slot_row) == 4
+    ilm.cf = ilm.cf.mean(0, keepdim=True).expand_as(ilm.cf).contiguous()
+    tokens = ilm.tokens(torch.tensor(sorted({one.item, other.item})))
+    torch.testing.assert_close(tokens[0], tokens[1])
 
 
 def test_an_llm_with_a_chat_template_is_asked_in_it(new_ilm, elm_tasks, monkeypatch):

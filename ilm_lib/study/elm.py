@@ -112,19 +112,24 @@ def of_own_length(params: Params) -> Params:
 
 
 def anchors(params: Params) -> list[str]:
-    """What the numbers mean: an MLP with as many tokens as the Q-Former, an LLM that knows nothing of the film, and two
-    that may read about it."""
-    return [name for name, m in METHODS.items() if m.anchor and (name != "MLP-N" or params.elm24.mlp_n)]
+    """What the numbers mean: an MLP with as many tokens as the Q-Former, LLMs that know nothing of the film or may read
+    about it, and the same with trained tokens in front, which tell style from knowledge (`elm24.tuned`)."""
+    asked = {"MLP-N": params.elm24.mlp_n, "Nothing-in-text": params.elm24.tuned}
+    return [name for name, m in METHODS.items() if m.anchor and asked.get(name, params.elm24.tuned or not _tuned(name))]
+
+
+def _tuned(method: str) -> bool:
+    return METHODS[method].reads is not None and METHODS[method].blind
 
 
 def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
     """Phase 2 on the 24 tasks, then log likelihood and texts for the test films; with `build` what comes before, too.
 
-    The anchor MLP-N trains the MLP with as many tokens as the Q-Former has, Film-blind trains ILM-rand with the mean
-    embedding for every film. The other two train nothing, the frozen LLM reads the film in the prompt: Facts-in-text by
-    its year and genres, Title-in-text by its title or, where the LLM is ours and has read of no test film, by all that
-    is on record of it.
+    The anchor MLP-N trains the MLP with as many tokens as the Q-Former has; those that are `blind` train ILM-rand with
+    the mean embedding for every film, in the film's place or, where the film is there in words, in front. Others train
+    nothing, the frozen LLM reads the film in words.
     """
+    m = METHODS[method]
     given: dict[str, Any] = {
         "data": inputs.data(params),
         "cf": inputs.embeddings(params, seed, build=build),
@@ -136,32 +141,29 @@ def evaluation(params: Params, seed: int, method: str, *, build: bool = False) -
             include={"rows_per_task", "max_new_tokens", "no_repeat_ngram", "sentence_encoder"}
         ),
         "system": params.elm24.system,
+        "in_text": _in_text(params, method),
     }
-    encoder = METHODS[method].encoder
-    if encoder == "none":
-        given |= {"in_text": _in_text(params, method)}
+    if m.encoder == "none":
         return stage(
             "elm_evaluation", make_reading, params.profile, made_by=elm_inputs.NOTEBOOK, build=build, given=given
         )
     own = of_own_length(params)
     tokens = {"MLP": params.phase2.mlp_tokens, "MLP-N": params.qformer.num_query_tokens}.get(method, 1)
     given |= {
-        "aligned": phase1(params, seed, build=build) if METHODS[method].phase1 else None,
-        "encoder": encoder,
-        "qformer": own.qformer if encoder == "qformer" else None,
+        "aligned": phase1(params, seed, build=build) if m.phase1 else None,
+        "encoder": m.encoder,
+        "qformer": own.qformer if m.encoder == "qformer" else None,
         "settings": own.phase2.model_copy(update={"mlp_tokens": tokens}),
-        "blind": method == "Film-blind",
+        "blind": m.blind,
         "seed": seed,
     }
     return stage("elm_evaluation", make_trained, params.profile, made_by=elm_inputs.NOTEBOOK, build=build, given=given)
 
 
 def _in_text(params: Params, method: str) -> InText | None:
-    if method == "Facts-in-text":
-        return "facts"
-    if method == "Title-in-text":
-        return "title" if params.backbone.pretrained else "card"
-    return None
+    """What a method reads of a film in words; a title says nothing to an LLM of ours, which knows no test film."""
+    reads = METHODS[method].reads
+    return "card" if reads == "title" and not params.backbone.pretrained else reads
 
 
 def make_trained(
@@ -175,6 +177,7 @@ def make_trained(
     encoder: Encoder,
     qformer: QFormerParams | None,
     settings: Phase2,
+    in_text: InText | None,
     blind: bool,
     seed: int,
     system: str | None,
@@ -185,9 +188,9 @@ def make_trained(
     tasks = elm_inputs.tasks_of(data, rows).asked_of(ilm.tokenizer, system)
     if blind:
         ilm.cf = ilm.cf[: ilm.num_items].mean(0, keepdim=True).expand_as(ilm.cf).contiguous()
-    batches = tasks.training_batches(ilm.prompts, settings.batch_size, seed)
+    batches = tasks.training_batches(ilm.prompts, settings.batch_size, seed, in_text=in_text)
     train_phase2(folder, ilm, batches, settings, seed=seed)
-    _score(folder, ilm, tasks, None, **asked)
+    _score(folder, ilm, tasks, in_text, soft=in_text is not None, **asked)
 
 
 def make_reading(
@@ -214,6 +217,7 @@ def _score(
     tasks: ElmTasks,
     in_text: InText | None,
     *,
+    soft: bool = False,
     asked: dict[str, Any],
     precision: Precision,
     item_positions: ItemPositions,
@@ -223,7 +227,7 @@ def _score(
     if asked["rows_per_task"]:
         test = test.groupby("task", sort=False).head(asked["rows_per_task"]).reset_index(drop=True)
     lengths = {name: asked[name] for name in ("max_new_tokens", "no_repeat_ngram")}
-    scored = evaluate(ilm.to(device()), tasks, test, in_text=in_text, **lengths)
+    scored = evaluate(ilm.to(device()), tasks, test, in_text=in_text, soft=soft, **lengths)
     texts = (tuple(scored[column]) for column in ("generated", "target"))
     vectors = [sentences(asked["sentence_encoder"], t, use_bfloat16(precision)) for t in texts]
     scored.assign(SC=semantic_consistency(*vectors)).to_parquet(folder / "scored.parquet")

@@ -23,7 +23,8 @@ from ilm_lib.train.phase1 import Pairs
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-InText = Literal["title", "facts", "card"]  # a film in words: its title, its year and genres, all that is on record
+#: A film in words: "a film" and no more, its year and genres, its title, all that is on record.
+InText = Literal["nothing", "facts", "title", "card"]
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,14 @@ class ElmTasks:
     def part(self, split: str) -> pd.DataFrame:
         return self.rows[self.rows["split"] == split].reset_index(drop=True)
 
-    def prompt(self, row, in_text: InText | None = None) -> Prompt:
+    def prompt(self, row, in_text: InText | None = None, *, soft: bool = False) -> Prompt:
         """The prompt of a row (a tuple of `itertuples`), every film replaced by the slot of its embedding.
 
         Args:
             in_text: put words there, and no slot (`in_words`).
+            soft: with a slot in front, for trained tokens that are the same for all films.
         """
-        filled = self._filled(row, in_text)
+        filled = [*([Item(int(row.item))] if soft else []), *self._filled(row, in_text)]
         return filled if self.chat is None else self.chat.prompt([{"role": "user", "content": filled}])
 
     def answer(self, target: str) -> str:
@@ -81,13 +83,15 @@ class ElmTasks:
         empty = np.empty((0, 2), dtype=np.int64)
         return Pairs(texts, rows[["item", "other"]].to_numpy(), empty, empty)
 
-    def training_batches(self, encoder: PromptEncoder, size: int, seed: int) -> Callable[[int], Batch]:
-        """Phase-2 batches, all tasks mixed; loss on the target."""
+    def training_batches(
+        self, encoder: PromptEncoder, size: int, seed: int, in_text: InText | None = None
+    ) -> Callable[[int], Batch]:
+        """Phase-2 batches, all tasks mixed; loss on the target. With films in words, a slot stands in front."""
         rows = list(self.part("train").itertuples())
 
         def draw(rng: np.random.Generator, count: int) -> list[tuple[Prompt, str]]:
             chosen = [rows[i] for i in rng.integers(len(rows), size=count)]
-            return [(self.prompt(r), self.answer(r.target)) for r in chosen]
+            return [(self.prompt(r, in_text, soft=in_text is not None), self.answer(r.target)) for r in chosen]
 
         return drawn_batches(draw, partial(encoder.batch, pack=True, end=self.end), size, seed)
 
@@ -120,7 +124,9 @@ class ElmTasks:
 
 
 def in_words(film: dict, form: InText) -> str:
-    """A film as text: its title; "a film (1995)" with genres; or `film_card`."""
+    """A film as text: "a film"; the same with year and genres; its title; or `film_card`."""
+    if form == "nothing":
+        return "a film"
     title = film.get("title", "a film")
     if form == "facts":
         when = f" ({year(film)})" if year(film) else ""
@@ -161,19 +167,20 @@ def evaluate(
     batch_size: int = 64,
     no_repeat_ngram: int = 0,
     in_text: InText | None = None,
+    soft: bool = False,
 ) -> pd.DataFrame:
     """Log likelihood of the targets and greedy texts.
 
     Args:
         rows: test rows of `tasks`.
-        in_text: as in `ElmTasks.prompt`.
+        in_text, soft: as in `ElmTasks.prompt`.
         no_repeat_ngram: no answer says so many tokens in a row twice; 0 lets it.
 
     Returns:
         `rows` with columns nll (nats, summed over the target's tokens), tokens, generated.
     """
     nll, count, texts = np.zeros(len(rows)), np.zeros(len(rows), dtype=int), [""] * len(rows)
-    prompts = [tasks.prompt(r, in_text) for r in rows.itertuples()]
+    prompts = [tasks.prompt(r, in_text, soft=soft) for r in rows.itertuples()]
     stops: dict[str, Any] = {} if tasks.end is None else {"eos_token_id": [tasks.end, ilm.tokenizer.eos_token_id]}
     # Like lengths together: less padding in the loss, and short answers do not wait for long ones.
     order = np.argsort([len(t) for t in rows.target], kind="stable")
