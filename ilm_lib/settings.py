@@ -187,6 +187,9 @@ class Elm24(Section):
         False,
         description="also what the LLM writes untrained without the film, and with trained tokens before its words",
     )
+    kept: bool = Field(
+        False, description="also what the LLM knows afterwards (study/kept.py), beside the same LLM trained along"
+    )
     max_new_tokens: Size = 64
     no_repeat_ngram: int = Field(6, ge=0, description="no text repeats so many tokens in a row; 0: it may")
     max_text_tokens: int = Field(96, gt=4, le=65_536)

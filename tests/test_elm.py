@@ -10,9 +10,9 @@ import torch
 from ilm_lib import load_params
 from ilm_lib.model.prompts import Item, Special
 from ilm_lib.study import elm as study_elm
-from ilm_lib.study import elm_results, inputs
+from ilm_lib.study import elm_results, inputs, kept
 from ilm_lib.study.probes import rank_agreement
-from ilm_lib.tasks import elm
+from ilm_lib.tasks import battery, elm
 
 FILMS = [
     {"title": f"Film {i} (199{i % 10})", "genres": ["War", "Drama"][i % 2 :], "overview": f"Plot of number {i}."}
@@ -149,6 +149,10 @@ def test_mlp_n_is_the_mlp_with_the_tokens_of_the_qformer(tmp_path, monkeypatch):
     ]  # fmt: skip
     loss = lambda method: elm_results.scored(study_elm.evaluation(tuned, 0, method, build=True))["nll"].sum()
     assert len({loss(m) for m in ("Nothing-in-text", "Facts-in-text", "Facts-in-text, tuned")}) == 3
+    left = kept.kept_table(params, 0, "MLP", build=True).set_index("measure")
+    assert [*left.index] == ["perplexity", "facts", "instructions", "same logits"]
+    assert left.loc["same logits", [*kept.WAYS.values()]].tolist() == [1, 1, 0, 0]
+    assert left.loc["perplexity", "before"] == left.loc["perplexity", "after, frozen"]
     before, after = (study_elm.load_ilm(params, 0, "MLP", trained=trained).item_tokens() for trained in (False, True))
     assert before.shape == after.shape == (80, 1, 16) and 0 < (before - after).abs().max() < 1  # one step of training
 
@@ -193,3 +197,39 @@ def test_an_llm_with_a_chat_template_is_asked_in_it(new_ilm, elm_tasks, monkeypa
     first = tasks.prompt(row), tasks.answer(row.target)
     nll, tokens = ilm.token_nll(ilm.encode([first[0]], answers=[first[1]], end=tasks.end))
     assert scored["nll"].iloc[0] == pytest.approx(float(nll), rel=1e-4) and scored["tokens"].iloc[0] == int(tokens)
+
+
+def test_the_battery_tells_an_llm_that_knows_from_one_that_does_not(new_ilm, monkeypatch):
+    """An LLM that gives every right ending a head start has all facts; one of random weights has chance."""
+    ilm = new_ilm("none")
+    texts = ["Toy items item_301 .", "What follows ?"]
+    first, again = (battery.battery(ilm.llm, ilm.tokenizer, texts) for _ in range(2))
+    assert first.attrs == again.attrs and first.equals(again)
+    assert first["measure"].tolist() == ["perplexity", "facts", "instructions"] and first["n"][1] == 50
+    assert first["value"][1] < 0.6
+    plain = battery._likelihood
+
+    def knowing(llm, encoder, pairs, digest=None):
+        nll, tokens = plain(llm, encoder, pairs, digest)
+        return (nll - 1e3 * torch.tensor([pair in right for pair in pairs]) * tokens), tokens
+
+    right = {(begin, ending) for begin, ending, _ in battery.FACTS}
+    monkeypatch.setattr(battery, "_likelihood", knowing)
+    monkeypatch.setattr(battery, "_answers", lambda llm, encoder: ["Paris 4 red whale sun river bonjour gracias"] * 16)
+    told = battery.battery(ilm.llm, ilm.tokenizer, texts)
+    assert told["value"][1] == 1 and told["value"][2] == pytest.approx(8 / 16)
+
+
+def test_likelihoods_are_those_of_the_texts_alone(new_ilm):
+    """Padding and neighbours change nothing, and a beginning counts as given."""
+    ilm = new_ilm("none")
+    encoder = ilm.prompts
+    pairs = [("Toy items", " item_301 item_4"), ("What", " follows ?"), ("", "Pick one item for Toy")]
+    nll, tokens = battery._likelihood(ilm.llm, encoder, pairs)
+    for (begin, end), value, count in zip(pairs, nll, tokens):
+        given = [*encoder.bos, *(encoder.text_ids(begin) if begin else [])]
+        ids = torch.tensor([[*given, *encoder.text_ids(end)]])
+        with torch.no_grad():
+            logp = ilm.llm(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        assert count == len(encoder.text_ids(end))
+        torch.testing.assert_close(value, -logp[len(given) - 1 :].sum(), atol=1e-4, rtol=1e-4)

@@ -116,7 +116,7 @@ def train_beside_llm(
     ilm.to(device())
     log = fit(
         ilm,
-        [p for module in modules for p in module.parameters()],
+        [p for module in modules for p in module.parameters() if p.requires_grad],
         loss_fn,
         batches,
         params,
