@@ -199,6 +199,17 @@ def test_an_llm_with_a_chat_template_is_asked_in_it(new_ilm, elm_tasks, monkeypa
     assert scored["nll"].iloc[0] == pytest.approx(float(nll), rel=1e-4) and scored["tokens"].iloc[0] == int(tokens)
 
 
+def test_who_tells_the_film_is_picked():
+    """Methods by rows of the task; films without a plot are in no question."""
+    films = [{"overview": f"plot {i}"} for i in range(8)] + [{}]
+    table = lambda text: pd.DataFrame({"task": "summary", "item": range(9), "generated": [text(i) for i in range(9)]})
+    embed = lambda texts: np.array([np.eye(9)[int(t.split()[1])] for t in texts])
+    found = elm_results.picked_table(
+        {"ILM": table(lambda i: f"plot {i}"), "MLP": table(lambda i: "plot 0")}, films, embed
+    )
+    assert found["films"].tolist() == [8, 8] and found["picked"].tolist() == [1, 1 / 8]
+
+
 def test_the_battery_tells_an_llm_that_knows_from_one_that_does_not(new_ilm, monkeypatch):
     """An LLM that gives every right ending a head start has all facts; one of random weights has chance."""
     ilm = new_ilm("none")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ilm_lib.data.elm24 import read_facts
-from ilm_lib.study.probes import facts_told, label_auc, neighbours_kept
+from ilm_lib.study.probes import facts_told, label_auc, neighbours_kept, picked
 
 
 @pytest.fixture
@@ -48,3 +48,19 @@ def test_facts_that_texts_name_are_held_against_their_films():
     assert none["genres a text"] == 0 and np.isnan(none["decades right"])
     unknown = read_facts({"title": "C"})
     assert facts_told(true, [[unknown]] * 4)["genres a text"] == 0
+
+
+def test_the_film_of_a_text_is_picked_among_four(world):
+    """A text that is its plot finds it always, one that says nothing by chance, as many draws say."""
+    rng = world[2]
+    plots = rng.normal(size=(60, 8))
+    assert picked(plots, plots).tolist() == [1] * 60
+    assert picked(rng.normal(size=(60, 8)), plots).mean() == pytest.approx(0.25, abs=0.08)
+    texts = plots + 1.5 * rng.normal(size=(60, 8))
+    unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+    cosine, right = unit(texts) @ unit(plots).T, 0
+    for _ in range(200):
+        for film in range(60):
+            others = rng.choice(np.delete(np.arange(60), film), 3, replace=False)
+            right += cosine[film, film] > cosine[film, others].max()
+    assert picked(texts, plots).mean() == pytest.approx(right / 12_000, abs=0.015)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
-from ilm_lib.metrics import log_perplexity
+from ilm_lib.metrics import log_perplexity, paired_bootstrap
 from ilm_lib.paper import RESULT_COLUMNS
 from ilm_lib.settings import Params
 from ilm_lib.study.artifacts import Artifact
 from ilm_lib.study.elm import evaluation
+from ilm_lib.study.probes import picked
 
 
 def scored(artifact: Artifact) -> pd.DataFrame:
@@ -36,6 +38,30 @@ def result_rows(rows: pd.DataFrame, method: str, seed: int, table: str = "table1
         key = {"table": table, "dataset": "ELM24", "task": task, "method": method, "seed": seed}
         found += [{**key, "metric": metric, "value": value, "n": len(part)} for metric, value in values.items()]
     return pd.DataFrame(found).reindex(columns=list(RESULT_COLUMNS), fill_value="")
+
+
+def picked_table(
+    texts: Mapping[str, pd.DataFrame], films: Sequence[dict], embed: Callable[[Sequence[str]], np.ndarray]
+) -> pd.DataFrame:
+    """How often the right film of four is told by its summary (`probes.picked`): a row a method.
+
+    Args:
+        texts: scored rows by method.
+        films: (I,) text records; those without a plot are left out.
+
+    Returns:
+        columns "summary by", films, picked, from, to: the rate and its 95% interval, a bootstrap over films.
+    """
+    rows = []
+    for method, scored_rows in texts.items():
+        summary = scored_rows[(scored_rows["task"] == "summary")].set_index("item")["generated"]
+        summary = summary[[bool(films[i].get("overview")) for i in summary.index]]
+        if len(summary) < 4:
+            continue
+        rate = picked(embed([*summary]), embed([films[i]["overview"] for i in summary.index]))
+        test = paired_bootstrap(rate, np.full(len(rate), 0.25))
+        rows.append((method, len(rate), rate.mean(), 0.25 + test.ci_low, 0.25 + test.ci_high))
+    return pd.DataFrame(rows, columns=["summary by", "films", "picked", "from", "to"])
 
 
 def all_result_rows(params: Params, methods: Sequence[str]) -> pd.DataFrame:

@@ -66,6 +66,24 @@ def rank_agreement(features: np.ndarray, reference: np.ndarray) -> float:
     return float(spearmanr(*cosines).statistic)
 
 
+def picked(texts: np.ndarray, plots: np.ndarray, among: int = 4) -> np.ndarray:
+    """How probable it is that a reader picks each text's own film from its plot and those of other films drawn evenly.
+
+    The reader takes the plot whose embedding is most like the text's; chance is 1 / `among`.
+
+    Args:
+        texts: (F, D) embeddings of one text a film.
+        plots: (F, D) those of the films' real plots.
+
+    Returns:
+        (F,): the share of all draws of `among` - 1 others in which none is more like the text.
+    """
+    texts, plots = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (texts, plots))
+    cosine = texts @ plots.T  # (F, F)
+    less = (cosine < np.diag(cosine)[:, None]).sum(1)  # how many of the F - 1 others may be drawn
+    return np.prod([(less - n) / (len(less) - 1 - n) for n in range(among - 1)], axis=0).clip(0)
+
+
 def facts_told(texts: Sequence[str], films: Sequence[Sequence[Facts]]) -> dict[str, float]:
     """Genres and decades that texts name, and how many of them are those of a film the text is about.
 
