@@ -188,6 +188,7 @@ def test_a_profile_names_it(tiny, monkeypatch, tmp_path):
     assert "`python -m ilm_lib.data.llms smollm2` makes it" in missing_data(params)
     with pytest.raises(DataError, match="llms smollm2"):
         stages.backbone(params, 0, build=True)
+    assert missing_data(params.with_(**{"backbone.pretrained": "SmolM2"})).endswith("Write smollm2.")
     assert llms.main(["tiny", "--gguf", str(tiny[1])]) == 0
     params = params.with_(**{"backbone.pretrained": "tiny"})
     assert missing_data(params) is None

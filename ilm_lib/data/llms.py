@@ -14,6 +14,7 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -83,13 +84,19 @@ def find_llm(name: str) -> str:
     elsewhere or of the Hugging Face hub.
 
     Raises:
-        DataError: an LLM of `LLMS` that has not been fetched; the message has the command.
+        DataError: an LLM of `LLMS` that has not been fetched, or a name much like one; the message says what to do.
     """
     folder = llms_dir() / (LLMS[name].folder if name in LLMS else name)
     if (folder / "config.json").is_file():
         return str(folder)
-    if name in LLMS and not Path(name).is_dir():
+    if Path(name).is_dir():
+        return name
+    if name in LLMS:
         raise DataError(folder, None, "is missing", f"`python -m ilm_lib.data.llms {name}` makes it")
+    if close := get_close_matches(name.lower(), LLMS, 1, 0.8):
+        raise DataError(
+            folder, None, f"is missing, and {shown(name)} is no LLM that a package brings", f"Write {close[0]}"
+        )
     return name
 
 
