@@ -219,8 +219,8 @@ def test_the_rules_come_near_the_profiles_tuned_by_hand(name):
     if not (REAL / name / "user_sequence.txt").exists():
         pytest.skip(f"no {name} in OpenP5's form under ILM_DATA_DIR or ../shared/data")
     scaled = validate(yaml.safe_load(render(Sizes.of(load_openp5(REAL / name)), name, name.lower(), f"openp5/{name}")))
-    by_hand = validate(yaml.safe_load((ROOT / "params" / f"{name.lower()}.yaml").read_text()))
-    assert scaled.embeddings.dim == by_hand.embeddings.dim and scaled.qformer.width == by_hand.qformer.width
+    by_hand = load_params(ROOT / "params" / f"{name.lower()}-scored.yaml")
+    assert scaled.embeddings == by_hand.embeddings and scaled.qformer.width == by_hand.qformer.width
     assert scaled.backbone.index_tokens == by_hand.backbone.index_tokens
     for section in ("phase1", "backbone", "phase2", "sasrec"):
         ours, theirs = getattr(scaled, section).steps, getattr(by_hand, section).steps

@@ -23,10 +23,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils.logging import disable_progress_bar
 
 from ilm_lib.arguments import BadArgument, Parser
-from ilm_lib.data import data_dir
 from ilm_lib.data.lines import DataError, shown
 from ilm_lib.errors import Refusal
 from ilm_lib.files import open_to_others, read_json, replace_folder, sha256, write_json
+from ilm_lib.profiles import data_dir
 from ilm_lib.values import names_a_folder
 
 ABOUT = "source.json"  # beside the weights: where they are from

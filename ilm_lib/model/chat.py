@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from jinja2.exceptions import TemplateError
 
-from ilm_lib.model.prompts import Prompt, Special
+from ilm_lib.model.prompts import Item, Prompt, Special, User
 from ilm_lib.model.refusals import WrongKind, WrongValue, brief
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ class ChatTemplate:
         pieces = _STAND_IN.split(written)  # text, number, text, number, ..., text
         if [int(n) for n in pieces[1::2]] != list(range(len(turns))):
             raise WrongValue("the LLM's chat template does not show every turn once and in order: give it another one")
-        prompt = self._with_marks(pieces[0])
-        for number, text in enumerate(pieces[2::2]):
-            prompt += [*turns[number][1], *self._with_marks(text)]
+        prompt: list[str | Item | User | Special] = [*self._with_marks(pieces[0])]
+        for (_, content), text in zip(turns, pieces[2::2]):
+            prompt += [*content, *self._with_marks(text)]
         return [segment for segment in prompt if segment != ""]
 
     def _checked(self, messages: Sequence[Message]) -> list[tuple[str, Prompt]]:
@@ -133,8 +133,8 @@ class ChatTemplate:
         whole = self._rendered(["user", "assistant"], ["\ue0000\ue001", answer])
         head, _, rest = whole.partition(answer)
         mark = self._any_mark.search(rest)
-        ends = mark is not None and not rest[: mark.start()].strip()
-        end = self._marks[mark.group()][0] if ends else self.tokenizer.eos_token_id
+        ends = mark if mark and not rest[: mark.start()].strip() else None
+        end = self._marks[ends.group()][0] if ends else self.tokenizer.eos_token_id
         # A thought that is switched off stands in the prompt, and not in what was said before.
         return head[len(asked) :] if whole.startswith(asked) else "", int(end)
 
