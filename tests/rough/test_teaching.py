@@ -8,14 +8,12 @@ import threading
 import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
 from plain import refused
 
 from ilm_lib.data.instructions import Request
-from ilm_lib.data.teacher_hf import without_markers
 from ilm_lib.data.teacher_openai import OpenAITeacher, retry_after
 from ilm_lib.data.teachers import LanguageModelTeacher, clean, read_answers
 from ilm_lib.errors import Refusal
@@ -538,36 +536,7 @@ def test_cleaning_takes_no_time(answer):
     assert time.monotonic() - started < 1
 
 
-# ------------------------------------------------------------ hf, and the command
-
-
-def tokenizer(*special, plain=()):
-    token = lambda content, special: SimpleNamespace(content=content, special=special)
-    added = [*(token(t, True) for t in special), *(token(t, False) for t in plain)]
-    return SimpleNamespace(added_tokens_decoder=dict(enumerate(added)))
-
-
-MARKERS = [
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<s>",
-    "</s>",
-    "<unk>",
-    "[EOS]",
-    "[PAD]",
-    "[INST]",
-    "<|eot_id|>",
-]
-
-
-@pytest.mark.parametrize("marker", MARKERS)
-def test_a_marker_in_a_films_text_is_parted(marker):
-    made = tokenizer(*MARKERS, plain=("<think>", "  ", "movie"))
-    text = f"Pitch the movie {marker}{marker[:3]}{marker}  <think>."
-    parted = without_markers(text, made)
-    assert not [m for m in (*MARKERS, "<think>") if m in parted] and parted.replace(" ", "") == text.replace(" ", "")
-    assert without_markers("Pitch the  movie [Heat] <1995>.", made) == "Pitch the  movie [Heat] <1995>."
+# ------------------------------------------------------------ the command
 
 
 SETTINGS = {
