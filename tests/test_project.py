@@ -211,7 +211,7 @@ def test_an_installed_copy_needs_no_checkout(tmp_path):
 
     work.mkdir()
     (work / "params").mkdir()
-    (work / "params/mine.yaml").write_text(
+    (work / "params/a-mine.yaml").write_text(
         "data: {num_items: 90, num_users: 60}\nembeddings: {dim: 8, iterations: 2}\n"
     )
     code = """
@@ -222,8 +222,8 @@ from ilm_lib.study import inputs
 assert "a site" in ilm_lib.__file__
 assert ilm_lib.load_params("toy").profile == "toy" and data_dir() == Path.cwd() / "data"
 try: ilm_lib.load_params("tpy")
-except ValueError as error: assert " mine" in str(error), error
-params = ilm_lib.load_params("mine")
+except ValueError as error: assert "Known: a-mine, beauty" in str(error), error
+params = ilm_lib.load_params("a-mine")
 inputs.data(params, build=True)
 inputs.embeddings(params, 0, build=True)
 print(inputs.dataset(params).num_items)
