@@ -230,7 +230,7 @@ print(inputs.dataset(params).num_items)
 """
     env = {"PYTHONPATH": str(site), "ILM_RUNS_DIR": "", "ILM_DATA_DIR": ""}
     assert python(code, cwd=work, **env).split() == ["90"]
-    assert {p.name for p in (work / "runs").iterdir()} == {"mine"} and not (site / "runs").exists()
+    assert {p.name for p in (work / "runs").iterdir()} == {"a-mine"} and not (site / "runs").exists()
 
 
 def test_settings_are_read_without_torch_and_a_wrong_name_is_answered():
