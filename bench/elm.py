@@ -26,19 +26,24 @@ from ilm_lib.train.phase2 import new_encoder
 FILMS = 300
 
 
+def toy_films(films: int, dim: int, test_fraction: float) -> tuple[torch.Tensor, elm.ElmTasks]:
+    """(F, d) drawn vectors of toy films, whose texts are as long as real ones, and the 24 tasks over them."""
+    with TemporaryDirectory() as folder:
+        make_toy_world(Path(folder), num_items=films, num_users=500, seed=0)
+        texts = load_openp5(Path(folder)).texts
+    vectors = np.random.default_rng(0).standard_normal((len(texts), dim)).astype(np.float32)
+    return torch.from_numpy(vectors), elm.ElmTasks(build_elm24(texts, vectors, test_fraction=test_fraction), texts)
+
+
 def setting() -> tuple[ILM, elm.ElmTasks]:
     """Toy films, half of them for testing, and a CPU-scale model with random weights, which never ends a text."""
-    params, rng = load_params("elm24-ml1m"), np.random.default_rng(0)
-    with TemporaryDirectory() as folder:
-        make_toy_world(Path(folder), num_items=2 * FILMS, num_users=500, seed=0)
-        films = load_openp5(Path(folder)).texts
-    cf = torch.from_numpy(rng.standard_normal((len(films), params.embeddings.dim)).astype(np.float32))
-    tasks = elm.ElmTasks(build_elm24(films, cf.numpy(), test_fraction=FILMS / len(films)), films)
+    params = load_params("elm24-ml1m")
+    cf, tasks = toy_films(2 * FILMS, params.embeddings.dim, test_fraction=0.5)
     tokenizer = train_tokenizer(tasks.corpus(), params.qformer.text_vocab)
     torch.manual_seed(0)
     llm = new_backbone(params.backbone, tokenizer, max_length=1024)
     encoder = new_encoder("qformer", cf, llm, qformer=params.qformer, mlp_tokens=1, seed=0)
-    return ILM(llm, tokenizer, encoder, cf, len(films), None, params.phase2.item_positions).eval().to(device()), tasks
+    return ILM(llm, tokenizer, encoder, cf, len(cf), None, params.phase2.item_positions).eval().to(device()), tasks
 
 
 def run() -> list[Row]:

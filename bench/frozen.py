@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.harness import Row, in_turn
-from ilm_lib.data import load_openp5
-from ilm_lib.data.elm24 import build_elm24
+from bench.elm import toy_films
+from bench.harness import Row, in_turn, train_step
 from ilm_lib.data.llms import LLMS, llms_dir
-from ilm_lib.data.toy import make_toy_world
 from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.model.backbone import load_backbone
 from ilm_lib.model.ilm import ILM
@@ -34,17 +31,13 @@ IGNORED = -100  # a label that is none
 
 def setting(folder: Path, films: int = 300) -> tuple[ILM, ElmTasks]:
     """Toy films, whose texts are as long as real ones, a Q-Former of random weights, and the LLM of a folder."""
-    params, rng = load_params("elm24-ml1m"), np.random.default_rng(0)
-    with TemporaryDirectory() as name:
-        make_toy_world(Path(name), num_items=films, num_users=500, seed=0)
-        texts = load_openp5(Path(name)).texts
+    params = load_params("elm24-ml1m")
     llm, tokenizer = load_backbone(folder)
-    cf = torch.from_numpy(rng.standard_normal((len(texts), params.embeddings.dim)).astype(np.float32))
-    tasks = ElmTasks(build_elm24(texts, cf.numpy(), test_fraction=0.1), texts).asked_of(tokenizer)
+    cf, plain = toy_films(films, params.embeddings.dim, test_fraction=0.1)
+    tasks = plain.asked_of(tokenizer)
     encoder = new_encoder("qformer", cf, llm, qformer=params.qformer, mlp_tokens=1, seed=0)
-    return ILM(llm, tokenizer, encoder, cf, len(texts), None, "own").eval().to(
-        device()
-    ), tasks  # positions as in theirs
+    ilm = ILM(llm, tokenizer, encoder, cf, films, None, "own")  # positions as in theirs
+    return ilm.eval().to(device()), tasks
 
 
 def run(folder: Path | None = None, rows: int = ROWS, answers: int = ANSWERS, length: int = LENGTH) -> list[Row]:
@@ -63,7 +56,7 @@ def training(ilm: ILM, tasks: ElmTasks, rows: int) -> Row:
     drawn = examples(tasks, rows)
     ours, theirs = partial(packed_loss, ilm, batch), partial(plain_loss, ilm, drawn, tasks)
     check_equal(ilm, ours, theirs)
-    a, b = in_turn(partial(step, ilm, ours), partial(step, ilm, theirs), 3)
+    a, b = in_turn(partial(train_step, ilm, ours), partial(train_step, ilm, theirs), 3)
     tokens = 1e3 * len(batch.scored)
     return Row(f"s training through SmolLM2-135M, {rows} rows", tokens / a, tokens / b, "answer tokens/s", b / a, 2.0)
 
@@ -109,14 +102,6 @@ def joined(prompt: Prompt) -> list[str | Item | Special]:
         else:
             out.append(segment)
     return out
-
-
-def step(ilm: ILM, loss: partial[Tensor]) -> None:
-    """Forward and backward in the precision of training."""
-    ilm.zero_grad(set_to_none=True)
-    with torch.autocast(device(), torch.bfloat16, enabled=use_bfloat16("auto")):
-        value = loss()
-    value.backward()
 
 
 def check_equal(ilm: ILM, ours: partial[Tensor], theirs: partial[Tensor]) -> None:

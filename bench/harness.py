@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.profiles import ROOT, runs_dir
 
 REPEATS = 5
@@ -75,6 +76,15 @@ def milliseconds(function: Callable[[], object]) -> float:
     function()
     synchronize()
     return 1e3 * (time.perf_counter() - started)
+
+
+def train_step(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Forward and backward of a loss in the precision of training."""
+    model.zero_grad(set_to_none=True)
+    with torch.autocast(device(), torch.bfloat16, enabled=use_bfloat16("auto")):
+        value = loss()
+    value.backward()
+    return value.detach()
 
 
 def synchronize() -> None:

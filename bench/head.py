@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bench.harness import Row, in_turn
+from bench.harness import Row, in_turn, train_step
 from bench.serving import setting
-from ilm_lib.devices import device, use_bfloat16
+from ilm_lib.devices import device
 from ilm_lib.model.ilm import ILM
 from ilm_lib.sections import Score
 from ilm_lib.tasks.scoring import NO_LOSS, Histories, ScoringTasks
@@ -35,28 +35,21 @@ def run(users: int = USERS, **sizes: int) -> list[Row]:
         whole, sampled = Score(sampled_above=2**31 - 1), Score()
         ours, theirs = partial(score_loss, ilm, histories, whole), partial(plain_loss, ilm, histories)
         check_equal(ilm, ours, theirs)
-        a, b = in_turn(partial(step, ilm, ours), partial(step, ilm, theirs))
+        a, b = in_turn(partial(train_step, ilm, ours), partial(train_step, ilm, theirs))
         words = f"{tokens} tokens an item" if tokens > 1 else "one token an item"
         rate = lambda spent: 1e3 * users / spent
         case = f"r training step of the read-out, Beauty, {users} users, {words}"
         rows.append(Row(case, rate(a), rate(b), "users/s", b / a, 1.5, main=tokens == 1))
         if world.data.num_items > sampled.sampled_above:
-            a, b = in_turn(partial(step, ilm, partial(score_loss, ilm, histories, sampled)), partial(step, ilm, ours))
+            a, b = in_turn(
+                partial(train_step, ilm, partial(score_loss, ilm, histories, sampled)), partial(train_step, ilm, ours)
+            )
             rows.append(
                 Row(
                     f"r, {words}, sampled rivals against all items", rate(a), rate(b), "users/s", b / a, 1.0, main=False
                 )
             )
     return rows
-
-
-def step(ilm: ILM, loss: partial[Tensor]) -> Tensor:
-    """Forward and backward."""
-    ilm.zero_grad(set_to_none=True)
-    with torch.autocast(device(), torch.bfloat16, enabled=use_bfloat16("auto")):
-        value = loss()
-    value.backward()
-    return value.detach()
 
 
 def check_equal(ilm: ILM, ours: partial[Tensor], theirs: partial[Tensor]) -> None:

@@ -58,6 +58,11 @@ class ChatTemplate:
         self.takes_system = tokenizer.chat_template is None or self._renders("system", "user")
         self.before, self.end = self._around_answer()
 
+    @property
+    def stops(self) -> list[int]:
+        """The tokens at which an answer is over: its mark, and the end of sequence."""
+        return [self.end, int(self.tokenizer.eos_token_id)]
+
     def prompt(self, messages: Sequence[Message]) -> Prompt:
         """The conversation so far, up to where the LLM speaks.
 

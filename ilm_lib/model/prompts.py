@@ -22,7 +22,7 @@ from torch import Tensor
 from ilm_lib.model.masks import additive
 from ilm_lib.model.packing import common_start, one_a_row, pack_rows, token_places
 from ilm_lib.model.plain_text import PlainText
-from ilm_lib.model.refusals import OutOfRange, TooLong, WrongKind, WrongValue, brief
+from ilm_lib.model.refusals import OutOfRange, WrongKind, WrongValue, brief, refuse_long
 from ilm_lib.settings import ItemPositions
 
 if TYPE_CHECKING:
@@ -276,15 +276,12 @@ class PromptEncoder:
         begin = np.array(list(map(len, ids)))  # (P,) where the answers begin
         length = begin + np.array(list(map(len, closing)))
         width = int(length.max())
-        if max_length is not None and width > max_length:
-            which = f"prompt {length.argmax()} of {len(length)}" if len(length) > 1 else "the prompt"
-            raise TooLong(
-                f"{which} is {width} tokens long and the LLM reads {max_length}: give less text, fewer items, or a "
-                "shorter history (in a study data.history_max)"
-            )
+        if max_length is not None:
+            refuse_long(length.tolist(), max_length)
         pack = pack and self.packs(width)
-        shared = common_start(ids, [s[0] if s else len(i) - 1 for i, s in zip(ids, slots)]) if pack else 0
-        shared = 0 if loss_on == "text" else shared
+        shared = 0
+        if pack and loss_on != "text":
+            shared = common_start(ids, [s[0] if s else len(i) - 1 for i, s in zip(ids, slots)])
         opening, ids = ids[0][:shared], [row[shared:] for row in ids]
         begin, length = begin - shared, length - shared
         layout = pack_rows(length, self.packs) if pack else one_a_row(length, width, side)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ilm_lib.errors import Refusal
 
 
@@ -37,3 +39,13 @@ def brief(value: object, length: int = 60) -> str:
     """How a value is shown in a message: as Python shows it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def refuse_long(lengths: Sequence[int], most: int) -> None:
+    """Raise TooLong for prompts of which the longest has more than `most` tokens; it says which, and its length."""
+    if (longest := max(lengths)) > most:
+        which = f"prompt {lengths.index(longest)} of {len(lengths)}" if len(lengths) > 1 else "the prompt"
+        raise TooLong(
+            f"{which} is {longest} tokens long and the LLM reads {most}: give less text, fewer items, or a "
+            "shorter history (in a study data.history_max)"
+        )

@@ -157,6 +157,6 @@ def _answers(llm: PreTrainedModel, encoder: PromptEncoder, length: int = 48) -> 
     batch = encoder.batch(prompts, side="left").to(llm.device)
     out = llm.generate(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=length, do_sample=False,
-        pad_token_id=encoder.pad_id, eos_token_id=[template.end, encoder.tokenizer.eos_token_id],
+        pad_token_id=encoder.pad_id, eos_token_id=template.stops,
     )  # fmt: skip
     return encoder.tokenizer.batch_decode(out[:, batch.input_ids.shape[1] :], skip_special_tokens=True)

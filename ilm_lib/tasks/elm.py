@@ -181,7 +181,7 @@ def evaluate(
     """
     nll, count, texts = np.zeros(len(rows)), np.zeros(len(rows), dtype=int), [""] * len(rows)
     prompts = [tasks.prompt(r, in_text, soft=soft) for r in rows.itertuples()]
-    stops: dict[str, Any] = {} if tasks.end is None else {"eos_token_id": [tasks.end, ilm.tokenizer.eos_token_id]}
+    stops: dict[str, Any] = {} if tasks.chat is None else {"eos_token_id": tasks.chat.stops}
     # Like lengths together: less padding in the loss, and short answers do not wait for long ones.
     order = np.argsort([len(t) for t in rows.target], kind="stable")
     starts = range(0, len(rows), batch_size)
