@@ -121,6 +121,9 @@ class Score(Optim):
     )
     words: Words = Field("none", description="item tokens alone, each with its title, or in OpenP5's templates")
     user: bool = Field(False, description="the user's slot in front, made of what came before the history shown")
+    user_half_life: float = Field(
+        0.0, ge=0, le=10_000, description="in a user's vector an item counts half after so many more; 0: all alike"
+    )
     history_max: Count = Field(50, description="items of a history in a prompt, the last ones")
     item_positions: ItemPositions = Field("slot", description="where item tokens stand, see prompts.PromptEncoder")
     places: Literal["every", "last"] = Field("every", description="the loss after every item, or after the last alone")

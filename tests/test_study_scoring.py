@@ -1,5 +1,7 @@
 """The score read-out as stages of a study, on a toy world of the smallest sizes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,11 +9,14 @@ from safetensors.numpy import load_file
 
 from ilm_lib.files import read_json
 from ilm_lib.model.backbone import weights_fingerprint
+from ilm_lib.model.prompts import Item
 from ilm_lib.paper import SCORING_CLAIMS
 from ilm_lib.profiles import load_params, results_path
 from ilm_lib.report import write_results
-from ilm_lib.study import cold, inputs, scoring, scoring_results, stages, vectors
+from ilm_lib.report.results import check_results
+from ilm_lib.study import blend, cold, inputs, scoring, scoring_results, stages, vectors
 from ilm_lib.study.artifacts import MissingStage
+from ilm_lib.study.openp5_results import best_on_dev
 from ilm_lib.tasks.scoring import dev_metrics
 
 SMALL = {
@@ -84,6 +89,18 @@ def test_users_alone_are_asked_where_the_prompt_has_them(small):
     run = scoring.score_ranking(with_user, 0, "ILM-rand", build=True)
     with np.load(run.path("tops.npz")) as saved:
         assert "straightforward||excluded" in saved.files
+
+
+def test_users_alone_may_be_made_of_what_they_did_of_late(small):
+    recent = small.with_(**{"score.user": True, "score.user_half_life": 2.0})
+    scoring.score_ranking(recent, 0, "ILM-rand", build=True)
+    given = scoring.ranking_inputs(recent, 0, "ILM-rand", build=False)
+    given.pop("precision")
+    ilm, _ = scoring.ranking_model(**given)
+    data, fold = inputs.dataset(small), vectors.history_fold_in(small, 0, ("cf",))
+    of_late = replace(fold, half_life=2.0)(ilm.cf[:80].numpy(), data.train_sequence(7))
+    np.testing.assert_allclose(ilm.cf[80 + 7].numpy(), of_late, atol=1e-5)
+    assert ilm.fold_in.half_life == 2.0 and not np.allclose(of_late, fold(ilm.cf[:80].numpy(), data.train_sequence(7)))
 
 
 def test_the_users_vectors_in_front_are_those_of_the_table(small):
@@ -162,6 +179,54 @@ def test_rows_and_claims_of_a_page(small, monkeypatch):
     assert all(claim.verdict != "not tested" for claim in found)
     without = scoring_results.scoring_claims(small.with_(methods=("MLP",)))
     assert all(claim.verdict == "not tested" for claim in without)
+
+
+def test_recent_factors_are_chosen_on_dev_and_rank_the_test_users(small, monkeypatch):
+    rows, table = scoring_results.beside_factors(small, ["iALS", "SASRec", "ILM", "ILM, LLM off"], build=True)
+    assert table["method"].tolist() == ["iALS", "iALS, training part", "SASRec", "ILM", "ILM, LLM off"]
+    assert set(rows["variant"]) == {"factors=recent", "context=last with recent factors"}
+    check_results(rows)
+    alone = rows[rows["task"] == "straightforward"]
+    assert set(alone["method"]) == {"iALS"} and not alone["value"].isna().any()
+    run = blend.blended(small, 0, "ILM")
+    chosen, grid = read_json(run.path("blend.json")), pd.read_parquet(run.path("grid.parquet"))
+    assert chosen["dev NDCG@10"] == grid["dev NDCG@10"].max()
+    without = grid[grid["weight"] == 0].iloc[0]
+    assert without["dev NDCG@10"] == pytest.approx(best_on_dev(scoring.score(small, 0, "ILM"))["dev NDCG@10"], abs=1e-6)
+    with np.load(run.path("tops.npz")) as saved:
+        assert set(saved.files) == {"users", "target", "sequential||kept", "sequential||excluded"}
+        seen = inputs.dataset(small).seen_matrix("test").toarray()
+        assert not np.take_along_axis(seen, saved["sequential||excluded"], 1).any()
+        tops = saved["sequential||excluded"]
+    ilm = blend.serving_model(small, 0, "ILM")
+    assert (ilm.factors is not None) == (chosen["weight"] > 0)
+    served = ilm.recommend_many(
+        None, [[Item(int(i)) for i in inputs.dataset(small).history(u, "test")] for u in range(60)]
+    )
+    same = [[r.item.row for r in found] == top.tolist() for found, top in zip(served, tops)]
+    assert np.mean(same) > 0.9  # factors of the model's scaled table differ in the last digit
+
+
+def test_no_weight_is_a_methods_own_ranking(small, monkeypatch):
+    monkeypatch.setattr(blend, "WEIGHTS", (0.0,))
+    other = small.with_(**{"score.dev_users": 59})  # another key
+    for method in ("SASRec", "ILM"):
+        own = scoring_results.ranking(other, 0, method, build=True)
+        with (
+            np.load(blend.blended(other, 0, method, build=True).path("tops.npz")) as beside,
+            np.load(own.path("tops.npz")) as saved,
+        ):
+            prompt = "seen" if method == "SASRec" else ""
+            assert np.mean(beside["sequential||excluded"] == saved[f"sequential|{prompt}|excluded"]) > 0.99
+
+
+def test_what_is_compared_may_have_fewer_seeds_than_ilm(small):
+    more = small.with_(**{"seeds": (0, 1, 2), "ablations.compared_seeds": 1})
+    assert [scoring_results.seeds_of(more, m) for m in ("ILM", "SASRec", "iALS", "MLP", "ILM-rand")] == [
+        (0, 1, 2)
+    ] * 3 + [(0,)] * 2
+    assert scoring_results.seeds_of(more, "ILM", "context=last") == (0,)
+    assert scoring_results.seeds_of(small.with_(seeds=(0, 1)), "MLP") == (0, 1)
 
 
 def test_both_readouts_are_compared_over_the_same_users(small, monkeypatch):

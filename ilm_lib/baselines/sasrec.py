@@ -198,13 +198,20 @@ def sasrec_top_k(
     Args:
         exclude: leave out the user's history, all of it and not just what the network reads.
     """
-    top, places = [], model.config.n_positions
+    top = []
     seen, model = data.seen_matrix(split)[users] if exclude else None, model.eval()
     for start in range(0, len(users), batch_size):
         rows = slice(start, start + batch_size)
-        batch, last = pack([data.history(u, split)[1 - places :] for u in users[rows]], places)
-        batch = batch.to(model.device)
-        hidden = model.transformer(batch.input_ids, use_cache=False, **batch.reading(model.dtype)).last_hidden_state
-        scores = model.lm_head(hidden.flatten(0, 1)[last.to(model.device)]).float().cpu().numpy()  # (B, I)
+        scores = model.lm_head(read_last(model, [data.history(u, split) for u in users[rows]])).float().cpu().numpy()
         top.append(top_k(scores, k, exclude=None if seen is None else seen[rows]))
     return np.concatenate(top)
+
+
+@torch.no_grad()
+def read_last(model: GPT2LMHeadModel, histories: Sequence[np.ndarray]) -> Tensor:
+    """(B, width) the network's hidden states after B histories, item rows in time order."""
+    places = model.config.n_positions
+    batch, last = pack([items[1 - places :] for items in histories], places)
+    batch = batch.to(model.device)
+    hidden = model.transformer(batch.input_ids, use_cache=False, **batch.reading(model.dtype)).last_hidden_state
+    return hidden.flatten(0, 1)[last.to(model.device)]

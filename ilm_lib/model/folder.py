@@ -27,6 +27,7 @@ from ilm_lib.model.backbone import load_backbone, tokenizer_fingerprint, weights
 from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.door import agree
 from ilm_lib.model.encoders import ItemEncoder, build_encoder, encoder_config
+from ilm_lib.model.factor_score import FactorScore
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.model_card import model_card
 from ilm_lib.model.refusals import ModelFolderError, NoModel, WrongKind, WrongValue, brief
@@ -54,6 +55,7 @@ class Parts(NamedTuple):
     item_positions: ItemPositions
     fold_in: FoldIn | None
     head: ScoreHead | None
+    factors: FactorScore | None
 
 
 class Config(BaseModel):
@@ -73,6 +75,7 @@ class Config(BaseModel):
     fold_in: dict[str, float] | None
     catalogue: dict[str, Any] | None
     head: dict[str, Any] | None = None
+    factors: dict[str, Any] | None = None  # weight, and fold_in with a half-life
 
 
 def write_folder(
@@ -109,6 +112,7 @@ def write_folder(
         "fold_in": asdict(ilm.fold_in) if ilm.fold_in else None,
         "catalogue": catalogue.to_json() if catalogue else None,
         "head": ilm.head.config() if ilm.head else None,
+        "factors": ilm.factors.config() if ilm.factors else None,
     }
     numbers = ilm.catalogue.indexing.user_index.tolist() if ilm.catalogue else []
     vocabulary = ilm.tokenizer.get_vocab()
@@ -162,6 +166,7 @@ def read_folder(given: str | Path, dtype: torch.dtype | str, device_map: str | N
     try:
         catalogue = Catalogue.from_json(config.catalogue) if config.catalogue else None
         fold_in = FoldIn(**config.fold_in) if config.fold_in else None  # type: ignore[arg-type]
+        factors = FactorScore.from_config(config.factors) if config.factors else None
         agree(cf.shape, config.num_items, catalogue)
     except _UNREADABLE as error:
         raise ModelFolderError(f"{folder / 'ilm.json'}: {_first(error)}. {_AGAIN}") from error
@@ -179,7 +184,8 @@ def read_folder(given: str | Path, dtype: torch.dtype | str, device_map: str | N
         raise ModelFolderError(
             f"{folder / 'ilm.json'}: the head does not fit an LLM of width {width} and {layers} layers. {_AGAIN}"
         )
-    return Parts(llm, tokenizer, encoder, cf, config.num_items, catalogue, config.item_positions, fold_in, head)
+    positions = config.item_positions
+    return Parts(llm, tokenizer, encoder, cf, config.num_items, catalogue, positions, fold_in, head, factors)
 
 
 def verify(folder: Path) -> None:

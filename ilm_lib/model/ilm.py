@@ -22,6 +22,7 @@ from ilm_lib.model.backbone import context_length, freeze, hidden_states, read
 from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.decode import Beams, beam_search
 from ilm_lib.model.encoders import ItemEncoder, TokenCache, source_of
+from ilm_lib.model.factor_score import FactorScore
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.folder import read_folder, write_folder
 from ilm_lib.model.generate import generate
@@ -50,6 +51,7 @@ class ILM(nn.Module):
         item_positions: as in `PromptEncoder`.
         fold_in: how `recommend` gets the vector of a user whom `cf` does not hold; None: it cannot.
         head: what scores the catalogue; None: the LLM writes the items' names.
+        factors: what the items' factors say beside the head; None: nothing.
 
     Raises:
         WrongValue: embeddings and catalogue are not of the same items and users.
@@ -71,11 +73,12 @@ class ILM(nn.Module):
         item_positions: ItemPositions = "shared",
         fold_in: FoldIn | None = None,
         head: ScoreHead | None = None,
+        factors: FactorScore | None = None,
     ):
         super().__init__()
         door.agree(cf.shape, num_items, catalogue)
         self.llm, self.encoder, self.tokenizer, self.catalogue = freeze(llm), encoder, tokenizer, catalogue
-        self.num_items, self.fold_in, self.head = int(num_items), fold_in, head
+        self.num_items, self.fold_in, self.head, self.factors = int(num_items), fold_in, head, factors
         self.register_buffer("cf", cf, persistent=False)
         tokens = encoder.num_query_tokens if encoder else 0
         packs = partial(takes_4d_mask, llm)
@@ -158,9 +161,10 @@ class ILM(nn.Module):
     def table(self) -> tuple[Tensor, Tensor]:
         """(I, d) and (I,) what the read-out holds its queries against, kept while nothing of it changes."""
         assert self.head is not None, "a model without a head scores nothing"
-        source = source_of(self.cf, self.head)
+        source, items = (source_of(self.cf, self.head), id(self.factors)), self.cf[: self.num_items]
         if self._table is None or self._table[0] != source:
-            self._table = source, self.head.table(self.cf[: self.num_items])
+            table, bias = self.head.table(items)
+            self._table = source, (self.factors.table(table, items) if self.factors else table, bias)
         return self._table[1]
 
     @torch.no_grad()

@@ -105,7 +105,7 @@ def by_score(ilm: ILM, asked: Sequence[Asked], k: int, exclude: bool) -> tuple[T
 
 
 def queries(ilm: ILM, histories: Sequence[Sequence[int]], alone: Sequence[int | User | None] | None = None) -> Tensor:
-    """(B, d) queries after histories of item rows, the oldest first.
+    """(B, d) queries after histories of item rows, the oldest first, for `ILM.table`.
 
     Where the prompt has a user's slot, what came before the items shown is in it; without a history it is the user's
     own vector.
@@ -121,7 +121,8 @@ def queries(ilm: ILM, histories: Sequence[Sequence[int]], alone: Sequence[int | 
         head.prompt.render(ilm.names(), user if len(rows) else one, rows)
         for user, one, rows in zip(front, alone or [None] * len(front), histories)
     ]
-    return last_queries(ilm, asked, guests)
+    found = last_queries(ilm, asked, guests)
+    return found if ilm.factors is None else ilm.factors.queries(found, ilm.cf[: ilm.num_items], histories)
 
 
 def last_queries(ilm: ILM, prompts: Sequence[Prompt], guests: Tensor | None = None) -> Tensor:

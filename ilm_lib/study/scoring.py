@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ilm_lib.devices import device, use_bfloat16
@@ -72,7 +73,8 @@ def make_score(
     """Train encoder and head; the weights with the best NDCG@10 on the dev items, history excluded, are kept."""
     tasks = inputs.tasks_of(data, **wording)
     model, tokenizer = reader(llm, settings.llm, seed)
-    table, num_items = stages.cf_of_model(cf, seed, shuffled)
+    fold = FoldIn(**fold_in) if fold_in else None
+    table, num_items = cf_of_scorer(cf, seed, shuffled, fold, tasks)
     item_encoder = new_encoder(
         encoder,
         table,
@@ -101,7 +103,6 @@ def make_score(
     )
     counts = torch.from_numpy(tasks.data.item_counts()).float()
     head.share.copy_(counts / counts.sum())
-    fold = FoldIn(**fold_in) if fold_in else None
     ilm = ILM(model, tokenizer, item_encoder, table, num_items, tasks.catalogue(), settings.item_positions, fold, head)
     ilm.llm.requires_grad_(settings.llm == "trained")
     scoring = scoring_tasks(ilm, tasks)
@@ -115,6 +116,18 @@ def make_score(
         seed=seed,
         evaluate=lambda model, step: dev_metrics(model, scoring, users, autocast=autocast),
     )
+
+
+def cf_of_scorer(
+    cf: Artifact, seed: int, shuffled: bool, fold: FoldIn | None, tasks: RecommendationTasks
+) -> tuple[Tensor, int]:
+    """`stages.cf_of_model`; with a half-life, users' vectors are made of their training parts by it."""
+    table, num_items = stages.cf_of_model(cf, seed, shuffled)
+    if fold is None or not fold.half_life:
+        return table, num_items
+    items = table[:num_items]
+    users = fold.many(items.numpy(), [tasks.data.train_sequence(u) for u in range(tasks.data.num_users)])
+    return torch.cat([items, torch.from_numpy(users)]), num_items
 
 
 def reader(llm: Artifact, which: Reader, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -143,14 +156,14 @@ def trained_scorer(
     shuffled: bool = False,
 ) -> ILM:
     """The model that `score` trained."""
-    table, num_items = stages.cf_of_model(cf, seed, shuffled)
+    fold = FoldIn(**fold_in) if fold_in else None
+    table, num_items = cf_of_scorer(cf, seed, shuffled, fold, tasks)
     about, weights = read_json(trained.path("score.json")), load_file(trained.path("score.safetensors"))
     encoder, head = build_encoder(about["encoder"]), ScoreHead.from_config(about["head"])
     model, tokenizer = reader(llm, about["llm"], about["seed"])
     for name, module in (("encoder", encoder), ("head", head), ("llm", model)):
         if own := {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}:
             module.load_state_dict(own)
-    fold = FoldIn(**fold_in) if fold_in else None
     positions = about["item_positions"]
     return ILM(model, tokenizer, encoder, table, num_items, tasks.catalogue(), positions, fold, head).eval()
 
@@ -209,7 +222,7 @@ def _common_inputs(params: Params, seed: int, *, build: bool) -> dict[str, Any]:
     return {
         "data": inputs.data(params),
         "cf": cf,
-        "fold_in": None if fold is None else vars(fold).copy(),
+        "fold_in": None if fold is None else vars(fold) | {"half_life": chosen.user_half_life},
         "llm": stages.backbone(params, seed, build=build),
         **inputs.wording(params),
     }
