@@ -53,6 +53,11 @@ METHODS: dict[str, Method] = {
     "Nearest text": Method(
         "The items whose texts are nearest to those of the history, without interactions.", "#B07AA1", "$T$"
     ),
+    "Text and factors": Method(
+        "The nearest texts, and iALS with the items' vectors guessed from their texts, to equal parts.",
+        "#D4A6C8",
+        "$G$",
+    ),
     "OpenP5-R": Method(
         "The frozen LLM alone: it reads and writes items as random index numbers.", "#4D4D4D", "s", "none"
     ),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_sasrec import SMALL, world
 
 from ilm_lib.baselines.cf import fit_cf
-from ilm_lib.baselines.nearest_text import nearest_text_scores, text_vectors
+from ilm_lib.baselines.nearest_text import factors_of_texts, nearest_text_scores, text_vectors
 from ilm_lib.baselines.sasrec import training_batches
 from ilm_lib.data.cold import ColdItems, ColdLeak, withhold
 from ilm_lib.data.enough import TooSmall
@@ -188,3 +188,18 @@ def test_the_data_stage_withholds_them(tmp_path, monkeypatch):
     plain = inputs._data(params.with_(**{"data.cold_items": None}), True)
     assert plain.key != artifact.key and not plain.path("cold.npz").exists()
     assert inputs.open_dataset(plain).num_interactions > data.num_interactions
+
+
+def test_factors_are_guessed_from_the_texts_of_others():
+    """A linear map is found again, by the items with interactions alone, and says what the others' factors would be."""
+    rng = np.random.default_rng(0)
+    texts, map_, counts = rng.normal(size=(300, 6)), rng.normal(size=(6, 3)), rng.integers(1, 20, 300)
+    factors = texts @ map_ + 0.5
+    counts[::10] = 0
+    shown = factors.copy()
+    shown[::10] = 1e6  # what nobody had has no say
+    guessed = factors_of_texts(texts, shown, counts, ridge=1e-9)
+    np.testing.assert_allclose(guessed, factors, atol=1e-6)
+    texts[5] = 0  # neither has what has no text
+    shown[5] = 1e6
+    assert abs(factors_of_texts(texts, shown, counts, ridge=1e-9) - factors)[np.arange(300) != 5].max() < 1e-6

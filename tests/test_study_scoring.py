@@ -249,13 +249,13 @@ def test_cold_items_are_asked_of_texts_and_tokens_alone(runs, monkeypatch):
     data = inputs.data(params, build=True)
     withheld = inputs.cold_items(data)
     assert len(withheld.items) == 8
-    for method in ("Nearest text", "ILM-rand"):
+    for method in ("Nearest text", "Text and factors", "ILM-rand"):
         run = cold.cold_ranking(params, 0, method, build=True)
         with np.load(run.path("cold.npz")) as saved:
             assert set(saved["cold"][saved["cold"] >= 0]) <= set(withheld.items)
             assert len(saved["target"]) == len(withheld.users)
         assert 0 <= cold.cold_metrics(run, "all")["HR@10"].mean() <= cold.cold_metrics(run, "cold")["HR@10"].mean() == 1
-    table = cold.cold_scores(params, ["Nearest text", "ILM-rand"]).set_index(["method", "among"])
+    table = cold.cold_scores(params, ["Nearest text", "Text and factors", "ILM-rand"]).set_index(["method", "among"])
     assert table.loc[("chance", "cold"), "HR@10"] == 1 and table.loc[("ILM-rand", "cold"), "HR@10"] == 1
     assert table.loc[("ILM-rand", "all"), "HR@10"] == pytest.approx(cold.cold_metrics(run, "all")["HR@10"].mean())
     pairs = inputs.openp5_pairs(inputs.open_dataset(data), withheld)

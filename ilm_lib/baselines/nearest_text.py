@@ -1,4 +1,7 @@
-"""Nearest neighbours by text: what the words of a history find, without interactions. To be beaten on cold items."""
+"""What the words of items find without interactions of theirs: nearest neighbours, and factors guessed from texts.
+
+To be beaten on cold items.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +42,22 @@ def nearest_text_scores(
         return np.stack([(vectors[h] @ vectors.T).max(axis=0) for h in read])
     means = np.stack([vectors[h].mean(axis=0) for h in read])  # (B, D)
     return means @ vectors.T / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
+
+
+def factors_of_texts(texts: np.ndarray, factors: np.ndarray, counts: np.ndarray, *, ridge: float = 0.3) -> np.ndarray:
+    """(I, F) factors of all items as far as a linear map can guess them from texts.
+
+    The least squares over items with interactions and a text, each weighted by its interactions, as one factorised from
+    many is known better (Gantner et al., ICDM 2010, map attributes to factors so).
+
+    Args:
+        texts: (I, D) of `text_vectors`.
+        factors: (I, F), and counts: (I,) interactions of each.
+        ridge: the penalty, beside the mean weight.
+    """
+    given = np.concatenate([texts, np.ones((len(texts), 1))], 1).astype(np.float64)  # (I, D + 1)
+    weight = counts * texts.any(1)
+    mean = weight[weight > 0].mean()
+    weighted = given.T * weight
+    system = weighted @ given + ridge * mean * np.eye(given.shape[1])
+    return given @ np.linalg.solve(system, weighted @ factors)

@@ -68,6 +68,13 @@ def blended(params: Params, seed: int, method: str, *, build: bool = False) -> A
     return stage("blend", make_blended, params.profile, made_by=MADE_BY, build=build, given=given)
 
 
+def recent_factors(params: Params, seed: int, *, build: bool = False) -> dict[str, Any]:
+    """The profile's factors, and how a user's are made of a history: with the half-life by which they alone rank best."""
+    alone = blended(params, seed, CF_METHODS[params.embeddings.engine], build=build)
+    half_life = read_json(alone.path("blend.json"))["half_life"]
+    return {"factors": inputs.embeddings(params, seed), "fold": vars(replace(_fold(params, seed), half_life=half_life))}
+
+
 def _fold(params: Params, seed: int) -> FoldIn:
     fold = history_fold_in(params, seed, ("cf",))
     if fold is None:

@@ -11,15 +11,17 @@ import pandas as pd
 import torch
 from safetensors.numpy import load_file
 
-from ilm_lib.baselines.nearest_text import nearest_text_scores
+from ilm_lib.baselines.nearest_text import factors_of_texts, nearest_text_scores
 from ilm_lib.devices import use_bfloat16
 from ilm_lib.metrics import ranking_metrics
+from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.recommend import queries
 from ilm_lib.sections import Precision
 from ilm_lib.settings import Params
 from ilm_lib.study import inputs
 from ilm_lib.study.artifacts import Artifact, stage
+from ilm_lib.study.blend import recent_factors
 from ilm_lib.study.scoring import ranking_inputs, ranking_model
 from ilm_lib.study.vectors import MADE_BY, text_vectors
 from ilm_lib.tasks.cold import rank_cold
@@ -30,6 +32,10 @@ def cold_ranking(params: Params, seed: int, method: str, *, build: bool = False)
     if method == "Nearest text":
         given = {"data": inputs.data(params), "text": text_vectors(params, build=build)}
         return stage("cold_ranking", make_text_ranking, params.profile, made_by=MADE_BY, build=build, given=given)
+    if method == "Text and factors":
+        given = {"data": inputs.data(params), "text": text_vectors(params, build=build)}
+        given |= recent_factors(params, seed, build=build)
+        return stage("cold_ranking", make_guessed_ranking, params.profile, made_by=MADE_BY, build=build, given=given)
     given = ranking_inputs(params, seed, method, build=build)
     return stage("cold_ranking", make_cold_ranking, params.profile, made_by=MADE_BY, build=build, given=given)
 
@@ -38,6 +44,22 @@ def make_text_ranking(folder: Path, *, data: Artifact, text: Artifact) -> None:
     """By the texts nearest to those of the whole history."""
     table = load_file(text.path("text.safetensors"))["item"]
     keep(folder, data, lambda users, histories: nearest_text_scores(table, histories, pool="max"))
+
+
+def make_guessed_ranking(
+    folder: Path, *, data: Artifact, text: Artifact, factors: Artifact, fold: dict[str, float]
+) -> None:
+    """By the nearest text and by the user's recent factors beside those guessed from texts, to equal parts."""
+    texts, cf = load_file(text.path("text.safetensors"))["item"], inputs.cf_embeddings(factors)
+    recent = FoldIn(**fold | {"item_scale": 1.0})
+    known = recent.item_factors(cf.item)
+    gram, guessed = recent.gram(known), factors_of_texts(texts, known, inputs.open_dataset(data).item_counts())
+
+    def score(users: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
+        parts = nearest_text_scores(texts, histories, pool="max"), recent.factors_of(known, gram, histories) @ guessed.T
+        return sum((part - part.mean(1, keepdims=True)) / part.std(1, keepdims=True) for part in parts)
+
+    keep(folder, data, score)
 
 
 def make_cold_ranking(folder: Path, *, data: Artifact, precision: Precision, **model: Any) -> None:
