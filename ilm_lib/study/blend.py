@@ -69,7 +69,7 @@ def blended(params: Params, seed: int, method: str, *, build: bool = False) -> A
 
 
 def recent_factors(params: Params, seed: int, *, build: bool = False) -> dict[str, Any]:
-    """The profile's factors, and how a user's are made of a history: with the half-life that ranks best by them alone."""
+    """The profile's factors, and how a user's are made of a history: with the half-life that alone ranks best."""
     alone = blended(params, seed, CF_METHODS[params.embeddings.engine], build=build)
     half_life = read_json(alone.path("blend.json"))["half_life"]
     return {"factors": inputs.embeddings(params, seed), "fold": vars(replace(_fold(params, seed), half_life=half_life))}
