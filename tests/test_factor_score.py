@@ -125,7 +125,10 @@ def test_choosing_finds_that_the_last_item_counts_and_how_well_each_pair_ranks()
     own, gains = FactorScore(replace(fold, half_life=2.0), 4.0), []
     for u in range(6):
         seen = Data().history(u, "dev")
-        scores = torch.linspace(0, 1, 40) + (own.queries(torch.zeros(1, 0), chain(), [seen]) @ chain().T)[0]
+        scores = (
+            torch.linspace(0, 1, 40)
+            + (own.queries(torch.zeros(1, 0), chain(), [seen]) @ own.table(torch.zeros(40, 0), chain()).T)[0]
+        )
         scores[seen] = -torch.inf
         place = scores.argsort(descending=True).tolist().index(Data().dev_targets()[u])
         gains.append(1 / np.log2(place + 2) if place < 10 else 0)

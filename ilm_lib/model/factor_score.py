@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.fold_in import Factorised, FoldIn
 
 
 @dataclass
@@ -34,9 +33,7 @@ class FactorScore:
 
     fold_in: FoldIn
     weight: float
-    _kept: tuple[Tensor, int, np.ndarray, np.ndarray] | None = field(
-        default=None, init=False, repr=False, compare=False
-    )
+    _kept: tuple[Tensor, int, Factorised] | None = field(default=None, init=False, repr=False, compare=False)
 
     def config(self) -> dict[str, Any]:
         """What `from_config` needs."""
@@ -53,17 +50,16 @@ class FactorScore:
             items: (I, D) vectors of all items, as the model has them.
             histories: of whoever asks, item rows, the oldest first.
         """
-        users = self.fold_in.factors_of(*self._factors(items), histories)
+        users = self.fold_in.factors_of(self._factorised(items), histories)
         return torch.cat([asked, torch.from_numpy(self.weight * users).to(asked)], 1)
 
     def table(self, table: Tensor, items: Tensor) -> Tensor:
         """(I, d) rows of the read-out's table -> (I, d + F)."""
-        return torch.cat([table, torch.from_numpy(self._factors(items)[0]).to(table)], 1)
+        return torch.cat([table, torch.from_numpy(self._factorised(items).table).to(table)], 1)
 
-    def _factors(self, items: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """(I, F) and (F, F) `FoldIn.item_factors` and `gram`, kept while the items stay."""
+    def _factorised(self, items: Tensor) -> Factorised:
+        """Kept while the items stay; as the tensor is kept as well, no other can lie where it lies."""
         version = 0 if items.is_inference() else items._version
         if self._kept is None or not items.is_set_to(self._kept[0]) or version != self._kept[1]:
-            table = self.fold_in.item_factors(items.float().cpu().numpy())
-            self._kept = items, version, table, self.fold_in.gram(table)  # while it is kept, nothing else lies there
-        return self._kept[2:]
+            self._kept = items, version, self.fold_in.factorised(items.float().cpu().numpy())
+        return self._kept[2]

@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Factorised(NamedTuple):
+    """Items as they were factorised, turned to the axes on which what all users have in common is diagonal.
+
+    Attributes:
+        table: (I, F) float64 Y Q; products x . y are those of Y.
+        values: (F,) of G = unobserved Y'Y + ridge I = Q diag(values) Q'.
+        axes: (F, F) Q.
+    """
+
+    table: np.ndarray
+    values: np.ndarray
+    axes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -52,38 +67,41 @@ class FoldIn:
             items: (I, d) vectors of all items, as the model has them.
             histories: rows of items, the oldest first, of each user; one that comes twice counts once, as the later.
         """
-        table, found = self.item_factors(items), np.zeros((len(histories), items.shape[1]), np.float32)
-        width = table.shape[1]
-        found[:, :width] = self.factors_of(table, self.gram(table), histories) / self.user_scale
+        items_of = self.factorised(items)
+        width, found = len(items_of.values), np.zeros((len(histories), items.shape[1]), np.float32)
+        found[:, :width] = self.factors_of(items_of, histories) @ items_of.axes.T / self.user_scale
         for vector, history in zip(found, histories):
             rows, weight = self._weighted(history)
             if len(rows):
                 vector[width:] = weight @ items[rows, width:] / (weight.sum() * self.mean_scale)
         return found
 
-    def item_factors(self, items: np.ndarray) -> np.ndarray:
-        """(I, d) vectors as the model has them -> (I, factors) float64 as they were factorised."""
+    def factorised(self, items: np.ndarray) -> Factorised:
+        """Of (I, d) vectors of all items, as the model has them."""
         width = int(self.factors) or items.shape[1]
-        return items[:, :width].astype(np.float64) * self.item_scale
+        table = items[:, :width].astype(np.float64) * self.item_scale
+        values, axes = np.linalg.eigh(self.unobserved * table.T @ table + self.ridge * np.eye(width))
+        return Factorised(table @ axes, np.maximum(values, self.ridge), axes)  # no smaller, but for rounding
 
-    def gram(self, table: np.ndarray) -> np.ndarray:
-        """(factors, factors) what all users have in common, of `item_factors`."""
-        return self.unobserved * table.T @ table + self.ridge * np.eye(table.shape[1])
-
-    def factors_of(self, table: np.ndarray, gram: np.ndarray, histories: Sequence[Sequence[int]]) -> np.ndarray:
-        """(n, factors) float64 x of users: x . y says how much a user wants an item.
+    def factors_of(self, items: Factorised, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """(n, F) float64 x of users along the same axes: x . y says how much a user wants an item.
 
         Args:
-            table, gram: `item_factors` (I, factors) and `gram` of them.
             histories: as in `many`.
         """
-        found = np.zeros((len(histories), table.shape[1]))
+        found = np.zeros((len(histories), len(items.values)))
         for vector, history in zip(found, histories):
             rows, weight = self._weighted(history)
-            if len(rows):
-                own = table[rows]  # (n, factors)
-                system = gram + (own.T * weight) @ own + self.ridge_per_item * weight.sum() * np.eye(len(gram))
-                vector[:] = np.linalg.solve(system, self.observed * weight @ own)
+            if not len(rows):
+                continue
+            right = np.sqrt(weight)
+            own = right[:, None] * items.table[rows]  # (n, F)
+            penalty = items.values + self.ridge_per_item * weight.sum()  # (F,), all that is there without `own`
+            if len(own) < len(penalty):  # (D + A'A)^-1 A'b = D^-1 A' (I + A D^-1 A')^-1 b, n equations in place of F
+                small = own / penalty
+                vector[:] = np.linalg.solve(np.eye(len(own)) + small @ own.T, self.observed * right) @ small
+            else:
+                vector[:] = np.linalg.solve(np.diag(penalty) + own.T @ own, self.observed * right @ own)
         return found
 
     def _weighted(self, history: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

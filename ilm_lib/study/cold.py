@@ -52,11 +52,11 @@ def make_guessed_ranking(
     """By the nearest text and by the user's recent factors beside those guessed from texts, to equal parts."""
     texts, cf = load_file(text.path("text.safetensors"))["item"], inputs.cf_embeddings(factors)
     recent = FoldIn(**fold | {"item_scale": 1.0})
-    known = recent.item_factors(cf.item)
-    gram, guessed = recent.gram(known), factors_of_texts(texts, known, inputs.open_dataset(data).item_counts())
+    known = recent.factorised(cf.item)
+    guessed = factors_of_texts(texts, known.table, inputs.open_dataset(data).item_counts())
 
     def score(users: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
-        parts = nearest_text_scores(texts, histories, pool="max"), recent.factors_of(known, gram, histories) @ guessed.T
+        parts = nearest_text_scores(texts, histories, pool="max"), recent.factors_of(known, histories) @ guessed.T
         return sum((part - part.mean(1, keepdims=True)) / part.std(1, keepdims=True) for part in parts)
 
     keep(folder, data, score)
