@@ -86,6 +86,7 @@ def test_a_model_ranks_by_both_and_does_so_from_its_folder(tmp_path, new_ilm):
     assert heavy == np.argsort(-says, kind="stable")[:5].tolist()
     assert heavy != [r.item.row for r in plain]
     again = ILM.from_pretrained(ilm.save_pretrained(tmp_path / "model"))
+    assert "recent factors beside it, weight 10000" in (tmp_path / "model" / "README.md").read_text()
     assert again.factors == ilm.factors and [r.item.row for r in again.recommend(history=history, k=5)] == heavy
     ilm.factors = None
     assert ilm.recommend(history=history, k=5) == plain

@@ -99,7 +99,7 @@ def model_card(
         items=items,
         users=f"{users:,}" if users else "no",
         dim=dim,
-        readout=_readout(config.get("head")),
+        readout=_readout(config.get("head"), config.get("factors")),
         llm=f"[{backbone}](https://huggingface.co/{backbone}), {size}" if "base_model" in head else size,
         example=_example(items, users, bool(catalogue), reads_items=kind is not None),
         data=(f"Interactions of {name}." if name else "Interactions of a data set that has no name here.")
@@ -120,10 +120,11 @@ def _encoder(config: Mapping[str, Any] | None) -> str:
     return f"Q-Former, {q['num_query_tokens']} tokens an item, {q['layers']} layers of width {q['width']}"
 
 
-def _readout(head: Mapping[str, Any] | None) -> str:
+def _readout(head: Mapping[str, Any] | None, factors: Mapping[str, Any] | None) -> str:
     if head is None:
         return "beam: the language model writes the names of items"
-    return f"score: its hidden state is held against a table of all items, {head['dim']} numbers each"
+    beside = f", with the user's recent factors beside it, weight {factors['weight']:g}" if factors else ""
+    return f"score: its hidden state is held against a table of all items, {head['dim']} numbers each{beside}"
 
 
 def _example(items: int, users: int, recommends: bool, *, reads_items: bool) -> str:
