@@ -34,7 +34,7 @@ from ilm_lib.study.scoring import ranking_inputs, ranking_model
 from ilm_lib.study.vectors import MADE_BY, history_fold_in
 
 HALF_LIVES = (0.0, 50.0, 20.0, 10.0, 5.0, 3.0, 2.0, 1.0, 0.5)  # items; 0: all of a history count alike
-WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # of x . y beside logits
+WEIGHTS = (0.0, *(2.0**n for n in range(10)))  # of x . y beside logits
 BATCH = 256  # histories ranked at once
 
 
@@ -59,7 +59,6 @@ def blended(params: Params, seed: int, method: str, *, build: bool = False) -> A
         "factors": inputs.embeddings(params, seed, build=build),
         "fold": vars(_fold(params, seed)).copy(),
         "dev_users": params.score.dev_users,
-        "rules": ("kept", "excluded"),
     }
     if method == "SASRec":
         given["network"] = openp5.sasrec(params, seed, build=build)
@@ -89,7 +88,6 @@ def make_blended(
     factors: Artifact,
     fold: dict[str, float],
     dev_users: int,
-    rules: Sequence[HistoryRule],
     network: Artifact | None = None,
     precision: Precision = "float32",
     **model: Any,
@@ -113,8 +111,8 @@ def make_blended(
     shown = {"sequential": before} | ({"straightforward": [loaded.train_sequence(u) for u in users]} if alone else {})
     tops = {}
     for task, histories in shown.items():
-        for rule in rules:
-            tops[f"{task}||{rule}"] = rank(reader, own, items, histories, before if rule == "excluded" else None)
+        found = rank(reader, own, items, histories, {"kept": None, "excluded": before})
+        tops |= {f"{task}||{rule}": top for rule, top in found.items()}
     save_tops(folder, loaded, users, tops)
 
 
@@ -175,15 +173,20 @@ def choose(
 
 
 def rank(
-    reader: Reader, own: FactorScore, items: Tensor, shown: Sequence[np.ndarray], banned: Sequence[np.ndarray] | None
-) -> np.ndarray:
-    """(B, 10) items ranked first after histories, -1 where none is left."""
-    table, tops = own.table(reader.table, items), []
+    reader: Reader,
+    own: FactorScore,
+    items: Tensor,
+    shown: Sequence[np.ndarray],
+    banned: dict[HistoryRule, Sequence[np.ndarray] | None],
+) -> dict[HistoryRule, np.ndarray]:
+    """(B, 10) items ranked first after histories, -1 where none is left, by what each of them may not have."""
+    table, tops = own.table(reader.table, items), {rule: [] for rule in banned}
     for start in range(0, len(shown), BATCH):
         part = slice(start, start + BATCH)
         asked = own.queries(reader.ask(shown[part]), items, shown[part])
-        tops.append(top_items(asked, table, reader.bias, 10, banned[part] if banned else None)[0].numpy())
-    return np.concatenate(tops)
+        for rule, bans in banned.items():
+            tops[rule].append(top_items(asked, table, reader.bias, 10, bans[part] if bans else None)[0].numpy())
+    return {rule: np.concatenate(found) for rule, found in tops.items()}
 
 
 def serving_model(params: Params, seed: int, method: str, *, build: bool = False) -> ILM:
