@@ -256,6 +256,8 @@ ELM_CLAIMS = {
 #: What goes beyond the paper: all items scored, in place of names that the LLM writes.
 SCORING_CLAIMS = {
     "SASRec": "Scored, ILM beats SASRec",
+    "recent factors": "Scored, with recent factors beside it, ILM beats SASRec",
+    "recent factors beside both": "The same, with recent factors beside SASRec as well",
     "LLM off": "Scored, ILM is ahead of itself with the LLM off: the frozen LLM adds to the ranking",
     "LLM off, no side network": "The same, without a side network that could read the history itself",
     "MLP-N": "Scored, ILM beats the MLP with as many tokens",

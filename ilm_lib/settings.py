@@ -256,6 +256,9 @@ class Ablations(Section):
     readings: dict[Name, dict[str, Any]] = Field(READINGS, description="name: dotted keys to change")
     scored: dict[Name, dict[str, Any]] = Field(SCORED, description="as readings, of the score read-out (notebook 10)")
     seeds: Few = Field(2, description="seeds of embeddings and adapter")
+    compared_seeds: Few | None = Field(
+        None, description="notebook 10: seeds of the other methods over the LLM and of ILM beside them; null: all"
+    )
     phase1_steps: Count = 40_000
     phase2_steps: Count = 50_000
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ilm_lib.methods import METHODS
+from ilm_lib.files import read_json
+from ilm_lib.methods import CF_METHODS, METHODS
 from ilm_lib.metrics import FEWEST_PAIRS, paired_bootstrap
 from ilm_lib.paper import RANKING_METRICS, RESULT_COLUMNS, SCORING_CLAIMS
 from ilm_lib.report.results import Claim
 from ilm_lib.settings import Params
 from ilm_lib.study import inputs, openp5
 from ilm_lib.study.artifacts import Artifact
+from ilm_lib.study.blend import blended
 from ilm_lib.study.claims import corrected_for_all, judge, not_tested
 from ilm_lib.study.openp5_results import best_on_dev, per_user_metrics
 from ilm_lib.study.scoring import score, score_ranking
@@ -30,12 +32,16 @@ SHARES: dict[str, list[tuple[dict[str, Any], str]]] = {
 }
 ANOTHERS = "another item's vector"
 LENGTHS = (1, 6, 11, 21, 51, 101, np.inf)  # of a history, where groups of users begin
-TASK, RULE, RULES_OF_HISTORY = "sequential", "excluded", ("kept", "excluded")
+TASK, ALONE, RULE, RULES_OF_HISTORY = "sequential", "straightforward", "excluded", ("kept", "excluded")
+RECENT = "factors=recent"
+SHOWN = ("HR@10", "NDCG@10")
 
 RULES = """
 * Compared is HR@10 on the sequential task with the history excluded, over all test users, each user's metric averaged
   over the seeds; the interval and the two-sided p-value come from a bootstrap over users, and p is corrected for all
   comparisons of this page (Holm).
+* *Recent factors* are chosen on dev, for each method and seed by itself. These two claims were added after such factors
+  had been seen to help on dev.
 * *The LLM off* is the same encoder and head, trained the same way, that read the items' tokens in place of the LLM's
   hidden states. *No side network*: the query is linear in what stands at one place.
 * **reproduced**, which here means that the claim holds: the difference has the direction of the claim and p < .05.
@@ -44,9 +50,14 @@ RULES = """
 
 
 def methods(params: Params) -> list[str]:
-    """The methods over the LLM that are scored: the main ones of the profile, and the MLP with as many tokens as the
-    Q-Former, with which alone it can be compared. What each loss of phase 1 gives is asked in notebook 07."""
-    return [m for m in ("MLP", "MLP-N", "ILM-rand", "ILM") if m in {*params.methods, "MLP-N"}]
+    """The methods over the LLM that are scored: the main ones of the profile, and `equal_mlp`. What each loss of
+    phase 1 gives is asked in notebook 07."""
+    return [m for m in ("MLP", "MLP-N", "ILM-rand", "ILM") if m in {*params.methods, equal_mlp(params)}]
+
+
+def equal_mlp(params: Params) -> str:
+    """The MLP with as many tokens as the Q-Former, with which alone the Q-Former can be compared."""
+    return "MLP" if params.qformer.num_query_tokens == params.phase2.mlp_tokens else "MLP-N"
 
 
 def baselines(params: Params) -> list[str]:
@@ -61,15 +72,31 @@ def ranking(params: Params, seed: int, method: str, *, build: bool = False) -> A
     return rank(params.with_(**asked), seed, method, build=build)
 
 
+def seeds_of(params: Params, method: str, variant: str = "") -> tuple[int, ...]:
+    """Of the report's seeds those that a method was run with: all of ILM itself and of what needs no LLM, and the
+    first `ablations.compared_seeds` of what ILM is compared with over the LLM."""
+    own = METHODS[method].encoder is None or (method == "ILM" and variant in ("", RECENT))
+    return params.report_seeds if own else compared_seeds(params)
+
+
+def compared_seeds(params: Params) -> tuple[int, ...]:
+    """The seeds that all methods have in common."""
+    return params.report_seeds[: params.ablations.compared_seeds]
+
+
 def per_user(params: Params, seed: int, method: str, rule: str, *, build: bool = False) -> dict[str, np.ndarray]:
     """HR and NDCG of every test user on the sequential task, (U',) each."""
     prompt = "seen" if METHODS[method].encoder is None else ""
     return per_user_metrics(ranking(params, seed, method, build=build), TASK, prompt, rule)
 
 
-def by_user(params: Params, method: str, rule: str = RULE, *, build: bool = False) -> dict[str, np.ndarray]:
-    """`per_user`, means over the report's seeds."""
-    runs = [per_user(params, seed, method, rule, build=build) for seed in params.report_seeds]
+def by_user(params: Params, method: str, *, seeds: Sequence[int] = (), build: bool = False) -> dict[str, np.ndarray]:
+    """`per_user` with the history excluded, means over seeds; without any over those that all methods have."""
+    return mean_over([per_user(params, seed, method, RULE, build=build) for seed in seeds or compared_seeds(params)])
+
+
+def mean_over(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Metrics of every user, (U',) each, over runs."""
     return {metric: np.mean([run[metric] for run in runs], 0) for metric in runs[0]}
 
 
@@ -82,7 +109,7 @@ def by_readout(params: Params, *, build: bool = False) -> pd.DataFrame:
     rows = []
     for method in [m for m in methods(params) if m in params.methods]:
         found: dict[str, list[float]] = {"beam": [], "score": []}
-        for seed in params.report_seeds:
+        for seed in seeds_of(params, method):
             beam = openp5.evaluation(params, seed, method, build=build)
             scored = ranking(params, seed, method, build=build)
             with np.load(beam.path("tops.npz")) as asked, np.load(scored.path("tops.npz")) as everybody:
@@ -94,29 +121,80 @@ def by_readout(params: Params, *, build: bool = False) -> pd.DataFrame:
 
 
 def result_rows(params: Params, names: Sequence[str], *, variant: str = "", build: bool = False) -> pd.DataFrame:
-    """Rankings of methods over the report's seeds as rows of `results.csv`.
+    """Rankings of methods over their seeds as rows of `results.csv`.
 
     Args:
         variant: what differs from the profile, e.g. "context=last".
     """
     rows = []
-    for seed in params.report_seeds:
-        for method in names:
-            readout = "" if METHODS[method].encoder is None else "score"
+    for method in names:
+        for seed in seeds_of(params, method, variant):
             for rule in RULES_OF_HISTORY:
                 found = per_user(params, seed, method, rule, build=build)
-                key = (TABLE, params.data.name, TASK, "", rule, readout, method, variant, seed)
-                rows += [(*key, m, float(found[m].mean()), len(found[m])) for m in RANKING_METRICS]
+                rows += _rows(params, found, TASK, rule, method, variant, seed)
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
+
+
+def _rows(
+    params: Params, found: dict[str, np.ndarray], task: str, rule: str, method: str, variant: str, seed: int
+) -> list[tuple[Any, ...]]:
+    readout = "" if METHODS[method].encoder is None else "score"
+    key = (TABLE, params.data.name, task, "", rule, readout, method, variant, seed)
+    return [(*key, metric, float(found[metric].mean()), len(found[metric])) for metric in RANKING_METRICS]
+
+
+def beside_factors(params: Params, names: Sequence[str], *, build: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Methods with a user's recent factors beside them (`study.blend`).
+
+    Args:
+        names: of methods, and "ILM, LLM off".
+
+    Returns:
+        rows of `results.csv`, and a table of HR@10 and NDCG@10 (history excluded, mean over seeds) without the recent
+        factors and with them, and the half-lives (items) and weights that dev chose, a number a seed. The factorisation
+        has a second row: of a user's training part alone.
+    """
+    rows, table = [], []
+    for name in names:
+        method, off = name.removesuffix(", LLM off"), name.endswith(", LLM off")
+        each, variant = (params.with_(**LLM_OFF), "context=last with recent factors") if off else (params, RECENT)
+        seeds = seeds_of(params, method, variant)
+        runs = [blended(each, seed, method, build=build) for seed in seeds]
+        for task in (TASK, ALONE) if method in CF_METHODS.values() else (TASK,):
+            for rule in RULES_OF_HISTORY:
+                found = [per_user_metrics(run, task, "", rule) for run in runs]
+                for seed, metrics in zip(seeds, found):
+                    rows += _rows(params, metrics, task, rule, method, variant, seed)
+            after = mean_over(found)  # history excluded, the last of the rules
+            before = by_user(each, method, seeds=seeds, build=build) if task == TASK else {}
+            numbers = [(before[m].mean() if before else np.nan, after[m].mean()) for m in SHOWN]
+            chosen = [read_json(run.path("blend.json")) for run in runs]
+            settings = [" ".join(f"{c[key]:g}" for c in chosen) for key in ("half_life", "weight")]
+            table.append((name if before else f"{name}, training part", *numbers[0], *numbers[1], *settings))
+    columns = ["method", *(f"{metric}{how}" for metric in SHOWN for how in ("", " + factors")), "half-life", "weight"]
+    return pd.DataFrame(rows, columns=list(RESULT_COLUMNS)), pd.DataFrame(table, columns=columns)
+
+
+def recent_by_user(params: Params, method: str, *, seeds: Sequence[int], build: bool = False) -> dict[str, np.ndarray]:
+    """As `by_user`, with the recent factors beside the method."""
+    runs = [blended(params, seed, method, build=build) for seed in seeds]
+    return mean_over([per_user_metrics(run, TASK, "", RULE) for run in runs])
 
 
 def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
     """Whether ILM beats what it is compared with once all items are scored, by `RULES`."""
     if "ILM" not in methods(params):
         return [not_tested(sentence, "–", "needs the methods ILM") for sentence in SCORING_CLAIMS.values()]
-    value = lambda p, m="ILM": by_user(p, m, build=build)["HR@10"]
-    ours, off = value(params), value(params.with_(**LLM_OFF))
-    pairs = {"LLM off": (ours, off)} | {n: (ours, value(params, n)) for n in ("SASRec", *methods(params))}
+    value = lambda p, m="ILM", seeds=(): by_user(p, m, seeds=seeds, build=build)["HR@10"]
+    every, ours = params.report_seeds, value(params)
+    pairs = {"LLM off": (ours, value(params.with_(**LLM_OFF)))} | {n: (ours, value(params, n)) for n in methods(params)}
+    pairs["MLP-N"] = pairs[equal_mlp(params)]
+    sasrec = value(params, "SASRec", every)
+    of_all_seeds = {"SASRec": (value(params, seeds=every), sasrec)}
+    if not params.embeddings.file:
+        recent = [recent_by_user(params, m, seeds=every, build=build)["HR@10"] for m in ("ILM", "SASRec")]
+        of_all_seeds |= {"recent factors": (recent[0], sasrec), "recent factors beside both": (recent[0], recent[1])}
+    pairs |= of_all_seeds
     if params.score.side_layers:
         pairs["LLM off, no side network"] = tuple(value(params.with_(**NO_SIDE | each)) for each in ({}, LLM_OFF))
     tests = {name: paired_bootstrap(*pairs[name]) for name in SCORING_CLAIMS if name in pairs}
@@ -136,7 +214,7 @@ def scoring_claims(params: Params, *, build: bool = False) -> list[Claim]:
                 test.ci_low,
                 test.ci_high,
                 corrected[name],
-                len(params.report_seeds),
+                len(every if name in of_all_seeds else compared_seeds(params)),
                 judged,
                 f"notebook 10, {params.data.name}, HR@10, sequential, history excluded, {len(ours):,} users",
                 why,
