@@ -161,7 +161,7 @@ def read_folder(given: str | Path, dtype: torch.dtype | str, device_map: str | N
     check_dtype(dtype)
     folder = _path(given)
     verify(folder)
-    config = _read_config(folder / "ilm.json")
+    config = _read_config(where := folder / "ilm.json")
     cf, encoder, head = _read_weights(folder / "ilm.safetensors", config)
     try:
         catalogue = Catalogue.from_json(config.catalogue) if config.catalogue else None
@@ -169,23 +169,18 @@ def read_folder(given: str | Path, dtype: torch.dtype | str, device_map: str | N
         factors = FactorScore.from_config(config.factors) if config.factors else None
         agree(cf.shape, config.num_items, catalogue)
     except _UNREADABLE as error:
-        raise ModelFolderError(f"{folder / 'ilm.json'}: {_first(error)}. {_AGAIN}") from error
+        raise ModelFolderError(f"{where}: {_first(error)}. {_AGAIN}") from error
     if config.backbone is None:
         llm, tokenizer = _load(folder / "backbone", dtype=dtype, device_map=device_map)
     else:
         llm, tokenizer = _referenced(config, dtype, device_map)
-    width = llm.get_input_embeddings().embedding_dim
+    width, layers = llm.get_input_embeddings().embedding_dim, llm.config.get_text_config().num_hidden_layers
     if config.encoder is not None and config.encoder["llm_width"] != width:
-        raise ModelFolderError(
-            f"{folder / 'ilm.json'}: the item encoder does not fit an LLM of width {width}. {_AGAIN}"
-        )
-    layers = llm.config.get_text_config().num_hidden_layers
+        raise ModelFolderError(f"{where}: the item encoder does not fit an LLM of width {width}. {_AGAIN}")
     if head is not None and (head.llm_width != width or head.states not in (1, layers + 1)):
-        raise ModelFolderError(
-            f"{folder / 'ilm.json'}: the head does not fit an LLM of width {width} and {layers} layers. {_AGAIN}"
-        )
-    positions = config.item_positions
-    return Parts(llm, tokenizer, encoder, cf, config.num_items, catalogue, positions, fold_in, head, factors)
+        raise ModelFolderError(f"{where}: the head does not fit an LLM of width {width}, {layers} layers. {_AGAIN}")
+    vectors = cf, config.num_items
+    return Parts(llm, tokenizer, encoder, *vectors, catalogue, config.item_positions, fold_in, head, factors)
 
 
 def verify(folder: Path) -> None:

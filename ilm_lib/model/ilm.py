@@ -316,16 +316,13 @@ class ILM(nn.Module):
     ) -> Path:
         """Save everything `from_pretrained` needs, as safetensors and JSON, a manifest, and a model card.
 
-        The folder is replaced whole, where a model is in it. Its README.md, the card, may be edited; any other change
-        is found by `from_pretrained`.
+        A model in the folder is replaced whole. Its README.md, the card, may be edited; other changes are refused.
 
         Args:
-            backbone: name of the LLM, to store a reference and fingerprints of its weights and tokenizer in place of
-                a copy.
+            backbone: name of the LLM, of which a reference and fingerprints are stored in place of a copy.
             metrics: what was measured, for the model card.
             users: False leaves the users' vectors and ids out. The loaded model knows no User and recommends for a
-                history. Item vectors, encoder and an LLM trained on users' prompts were made from what users did and
-                may still tell of it, most where `backbone.index_tokens` gave each user a token of the LLM.
+                history. Vectors, encoder and LLM may still tell of what users did (PRIVACY.md).
 
         Raises:
             ModelFolderError: the folder holds something else than a model, or a weight is not finite.
@@ -347,8 +344,7 @@ class ILM(nn.Module):
 
         Raises:
             NoModel: no model in the folder; also a FileNotFoundError.
-            ModelFolderError: a file is missing, changed, of another version or does not fit the others, or the LLM
-                that the model names is not the one it was trained with; also a ValueError.
+            ModelFolderError: a file is missing, changed or does not fit, or the LLM is another; also a ValueError.
         """
         llm, *rest = read_folder(folder, dtype, device_map)
         return cls(llm, *rest).to(llm.device).eval()
