@@ -178,7 +178,7 @@ def read_folder(given: str | Path, dtype: torch.dtype | str, device_map: str | N
     if config.encoder is not None and config.encoder["llm_width"] != width:
         raise ModelFolderError(f"{where}: the item encoder does not fit an LLM of width {width}. {_AGAIN}")
     if head is not None and (head.llm_width != width or head.states not in (1, layers + 1)):
-        raise ModelFolderError(f"{where}: the head does not fit an LLM of width {width}, {layers} layers. {_AGAIN}")
+        raise ModelFolderError(f"{where}: the head does not fit an LLM of width {width} and {layers} layers. {_AGAIN}")
     vectors = cf, config.num_items
     return Parts(llm, tokenizer, encoder, *vectors, catalogue, config.item_positions, fold_in, head, factors)
 
