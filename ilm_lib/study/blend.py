@@ -151,8 +151,10 @@ def choose(
     Returns:
         Columns half_life, weight, "dev HR@10", "dev NDCG@10"; lighter weights first.
     """
-    own = {half_life: FactorScore(replace(fold, half_life=half_life), 1.0) for half_life in HALF_LIVES}
-    total = np.zeros((len(weights), len(own), 2))
+    folds = {half_life: replace(fold, half_life=half_life) for half_life in HALF_LIVES}
+    factorised = fold.factorised(items.numpy())  # the same, whatever the half-life
+    table = torch.from_numpy(factorised.table).float()  # (I, F)
+    total = np.zeros((len(weights), len(folds), 2))
     for start in range(0, len(users), BATCH):
         part = users[start : start + BATCH]
         seen = [data.history(u, "dev") for u in part]
@@ -161,14 +163,14 @@ def choose(
         base = torch.addmm(reader.bias, asked, reader.table.T)  # (B, I)
         for row, gone in zip(base, seen):
             row[gone] = -torch.inf
-        for h, factors in enumerate(own.values()):
-            says = factors.queries(asked[:, :0], items, seen) @ factors.table(reader.table[:, :0], items).T  # (B, I)
+        for h, faded in enumerate(folds.values()):
+            says = torch.from_numpy(faded.factors_of(factorised, seen)).float() @ table.T  # (B, I)
             for w, weight in enumerate(weights):
                 scores = torch.add(base, says, alpha=weight)
                 place = (scores >= scores.gather(1, target)).sum(1) - 1  # of equals the target comes last
                 hit = (place < 10).float()
                 total[w, h] += float(hit.sum()), float((hit / (place + 2).log2()).sum())
-    rows = [(h, w, *metrics) for w, of_w in zip(weights, total / len(users)) for h, metrics in zip(own, of_w)]
+    rows = [(h, w, *metrics) for w, of_w in zip(weights, total / len(users)) for h, metrics in zip(folds, of_w)]
     return pd.DataFrame(rows, columns=["half_life", "weight", "dev HR@10", "dev NDCG@10"])
 
 

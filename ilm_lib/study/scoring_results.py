@@ -160,16 +160,16 @@ def beside_factors(params: Params, names: Sequence[str], *, build: bool = False)
         each, variant = (params.with_(**LLM_OFF), "context=last with recent factors") if off else (params, RECENT)
         seeds = seeds_of(params, method, variant)
         runs = [blended(each, seed, method, build=build) for seed in seeds]
+        chosen = [read_json(run.path("blend.json")) for run in runs]
+        settings = [" ".join(f"{c[key]:g}" for c in chosen) for key in ("half_life", "weight")]
         for task in (TASK, ALONE) if method in CF_METHODS.values() else (TASK,):
-            for rule in RULES_OF_HISTORY:
-                found = [per_user_metrics(run, task, "", rule) for run in runs]
-                for seed, metrics in zip(seeds, found):
+            found = {rule: [per_user_metrics(run, task, "", rule) for run in runs] for rule in RULES_OF_HISTORY}
+            for rule, of_seeds in found.items():
+                for seed, metrics in zip(seeds, of_seeds):
                     rows += _rows(params, metrics, task, rule, method, variant, seed)
-            after = mean_over(found)  # history excluded, the last of the rules
+            after = mean_over(found[RULE])
             before = by_user(each, method, seeds=seeds, build=build) if task == TASK else {}
             numbers = [(before[m].mean() if before else np.nan, after[m].mean()) for m in SHOWN]
-            chosen = [read_json(run.path("blend.json")) for run in runs]
-            settings = [" ".join(f"{c[key]:g}" for c in chosen) for key in ("half_life", "weight")]
             table.append((name if before else f"{name}, training part", *numbers[0], *numbers[1], *settings))
     columns = ["method", *(f"{metric}{how}" for metric in SHOWN for how in ("", " + factors")), "half-life", "weight"]
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS)), pd.DataFrame(table, columns=columns)
@@ -237,9 +237,9 @@ def llm_share(params: Params, method: str, *, build: bool = False) -> tuple[pd.D
             each = params.with_(**changes)
             rows.append(result_rows(each, [method], variant=variant, build=build))
             found.append(by_user(each, method, build=build))
-        metrics = [run[metric].mean() for metric in ("HR@10", "NDCG@10") for run in found]
+        metrics = [run[metric].mean() for metric in SHOWN for run in found]
         table.append((head, *metrics, paired_bootstrap(*(run["HR@10"] for run in found)).p_value))
-    names = [f"{metric}, LLM {state}" for metric in ("HR@10", "NDCG@10") for state in ("on", "off")]
+    names = [f"{metric}, LLM {state}" for metric in SHOWN for state in ("on", "off")]
     return pd.concat(rows), pd.DataFrame(table, columns=["read by", *names, "p"])
 
 
