@@ -23,6 +23,11 @@ ROLES = ("system", "user", "assistant")
 _STAND_IN = re.compile("\ue000([0-9]+)\ue001")  # characters of private use, which no template looks for
 
 
+def _stand_ins(count: int) -> list[str]:
+    """What `_STAND_IN` finds, in the place of so many contents."""
+    return [f"\ue000{number}\ue001" for number in range(count)]
+
+
 class Message(TypedDict):
     """One turn: who speaks, "system", "user" or "assistant", and what, a text or a list of str, Item and User."""
 
@@ -73,7 +78,7 @@ class ChatTemplate:
             WrongKind, WrongValue: these are no turns that the template takes; the message says which and why.
         """
         turns = self._checked(messages)
-        texts = [f"\ue000{number}\ue001" for number in range(len(turns))]
+        texts = _stand_ins(len(turns))
         written = self._rendered([role for role, _ in turns], texts)
         pieces = _STAND_IN.split(written)  # text, number, text, number, ..., text
         if [int(n) for n in pieces[1::2]] != list(range(len(turns))):
@@ -122,7 +127,7 @@ class ChatTemplate:
 
     def _renders(self, *roles: str) -> bool:
         """Whether the template takes such turns, and shows them."""
-        texts = [f"\ue000{number}\ue001" for number in range(len(roles))]
+        texts = _stand_ins(len(roles))
         try:
             written = self._rendered(roles, texts)
         except WrongValue:
@@ -133,9 +138,9 @@ class ChatTemplate:
         """The text between prompt and answer, and the token after it."""
         if self.tokenizer.chat_template is None:
             return " ", int(self.tokenizer.eos_token_id)
-        answer = "\ue0001\ue001"
-        asked = self._rendered(["user"], ["\ue0000\ue001"])
-        whole = self._rendered(["user", "assistant"], ["\ue0000\ue001", answer])
+        question, answer = _stand_ins(2)
+        asked = self._rendered(["user"], [question])
+        whole = self._rendered(["user", "assistant"], [question, answer])
         head, _, rest = whole.partition(answer)
         mark = self._any_mark.search(rest)
         ends = mark if mark and not rest[: mark.start()].strip() else None
