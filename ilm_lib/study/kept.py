@@ -14,7 +14,7 @@ from ilm_lib.settings import Params, Phase2, QFormerParams
 from ilm_lib.study import elm, elm_inputs, inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
 from ilm_lib.tasks.battery import battery
-from ilm_lib.train.phase2 import train_beside_llm
+from ilm_lib.train.phase2 import answer_loss, train_beside_llm
 
 Trains = Literal["nothing", "encoder", "lora", "all"]
 #: What is trained, in words: before; the paper's way; two that change the LLM.
@@ -76,10 +76,9 @@ def make_kept(
             inject_adapter_in_model(LoraConfig(**LORA), ilm.llm)  # into the layers that peft names for its kind
         settings = settings.model_copy(update={"lr": RATES.get(trains, settings.lr)})
         batches = tasks.training_batches(ilm.prompts, settings.batch_size, seed)
-        loss = lambda model, batch: {"loss": model(batch.to(device()), use_cache=False).loss}
         modules = [ilm.encoder] if trains == "encoder" else [ilm.encoder, ilm.llm]
         train_beside_llm(
-            folder, ilm, modules, loss, batches, settings, seed=seed, evaluate=None, label=f"ELM, {trains}"
+            folder, ilm, modules, answer_loss, batches, settings, seed=seed, evaluate=None, label=f"ELM, {trains}"
         )
     test = sorted(set(tasks.part("test")["item"]))
     plots = [plot for film in test if (plot := tasks.films[film].get("overview"))][:PLOTS]

@@ -16,6 +16,7 @@ from ilm_lib.files import write_json
 from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.model.encoders import ItemEncoder, MLPEncoder, QFormerEncoder, encoder_config
 from ilm_lib.model.ilm import ILM
+from ilm_lib.model.prompts import Batch
 from ilm_lib.model.qformer import QFormer
 from ilm_lib.sections import Score
 from ilm_lib.settings import Phase2, QFormerParams
@@ -77,19 +78,16 @@ def train_phase2(
         RuntimeError: the SHA-256 of the LLM's weights differs before and after.
     """
     proof = train_beside_llm(
-        folder,
-        ilm,
-        [ilm.encoder],
-        lambda m, b: {"loss": m(b.to(device()), use_cache=False).loss},
-        batches,
-        params,
-        seed=seed,
-        evaluate=evaluate,
-        label="phase 2",
+        folder, ilm, [ilm.encoder], answer_loss, batches, params, seed=seed, evaluate=evaluate, label="phase 2"
     )
     save_file({k: v.contiguous() for k, v in ilm.encoder.state_dict().items()}, folder / "encoder.safetensors")
     trained = sum(p.numel() for p in ilm.encoder.parameters())
     write_json(folder / "encoder.json", {"config": encoder_config(ilm.encoder), **proof, "trained": trained})
+
+
+def answer_loss(ilm: ILM, batch: Batch) -> dict[str, Tensor]:
+    """The LLM's loss on the answers of a batch (nats a token), as `loop.fit` takes it."""
+    return {"loss": ilm(batch.to(device()), use_cache=False).loss}
 
 
 def train_beside_llm(
