@@ -58,6 +58,12 @@ def test_items_by_title_and_id(catalogue, name, row):
     assert catalogue.item(catalogue.id(item)) == item
 
 
+def test_items_named_in_a_text(catalogue):
+    assert catalogue.link("I like toy story 2, and The Matrix") == ["I like ", Item(1), ", and ", Item(2)]
+    assert catalogue.link("Heat (1986), then Heat (1995)") == [Item(4), ", then ", Item(3)]
+    assert catalogue.link("nothing of ours") == ["nothing of ours"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

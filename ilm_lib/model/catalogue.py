@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ilm_lib.model.indexing import Indexing
-from ilm_lib.model.prompts import Item, User
+from ilm_lib.model.linker import Linker
+from ilm_lib.model.prompts import Item, Prompt, User
 from ilm_lib.model.refusals import OutOfRange, UnknownName, WrongKind, WrongValue, brief
 
 MAX_COMPARED = 100_000  # names that close matches are sought among in a second or two
@@ -66,6 +67,16 @@ class Catalogue:
             more = f" and {len(rows) - shown:,} more" if len(rows) > shown else ""
             raise UnknownName(f"{len(rows)} items are called {brief(name)}: {found}{more}. Give the id of one")
         raise UnknownName(f"no item has the title or id {brief(name)}.{self._close_items(name)}")
+
+    def link(self, text: str) -> Prompt:
+        """A text with the items in the place of their titles, for a prompt: see `linker.Linker`, which also takes how
+        well known items are and what words mean by themselves.
+
+        Example:
+            >>> catalogue.link("Something like Toy Story, please")
+            ['Something like ', Item(row=17), ', please']
+        """
+        return self._linker.link(text)
 
     def user(self, name: str) -> User:
         """The user of an original id; UnknownName, with close ones, where nobody has it."""
@@ -125,6 +136,10 @@ class Catalogue:
             user_ids=values["user_ids"].split("\n") if values["user_index"] else [],
             **{k: values[k] for k in ("titles", "sequential", "straightforward", "target")},
         )
+
+    @cached_property
+    def _linker(self) -> Linker:
+        return Linker(self.titles)
 
     @cached_property
     def _item_rows(self) -> dict[str, int]:

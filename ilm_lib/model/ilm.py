@@ -226,15 +226,9 @@ class ILM(nn.Module):
 
     def search(self, prefill: Prefill, beams: int, banned: Tensor | None = None, constrained: bool = True) -> Beams:
         """Beam search for items; constrained to valid ids, or free (one more token, for slips)."""
-        return beam_search(
-            self.llm,
-            prefill,
-            beams=beams,
-            eos_id=self.tokenizer.eos_token_id,
-            banned=banned,
-            trie=self.trie if constrained else None,
-            max_new_tokens=self.answer_length + (not constrained),
-        )
+        trie, most = self.trie if constrained else None, self.answer_length + (not constrained)
+        eos_id = self.tokenizer.eos_token_id
+        return beam_search(self.llm, prefill, beams=beams, eos_id=eos_id, banned=banned, trie=trie, max_new_tokens=most)
 
     def recommend(
         self,
@@ -288,6 +282,10 @@ class ILM(nn.Module):
     def item(self, name: str) -> Item:
         """The item of a title or an original id, e.g. `ilm.item("Toy Story")` (see `Catalogue.item`)."""
         return self.names().item(name)
+
+    def link(self, text: str) -> Prompt:
+        """A text with the items in the place of their titles, a prompt for `generate` (see `Catalogue.link`)."""
+        return self.names().link(text)
 
     def user(self, name: str) -> User:
         """The user of an original id, e.g. `ilm.user("alice")`."""
