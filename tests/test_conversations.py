@@ -102,6 +102,8 @@ def test_the_catalogue_joins_both_releases_and_redial(tmp_path):
     assert np.allclose(catalogue.shares, [1.0, 1.0, 1.0, 0.5, 0, 0])
     assert catalogue.plots == ["A heist.", "", "", "", "A balloon.", ""], "the plot of MovieLens comes first"
     assert catalogue.rows == {"11": 0, "13": 4, "14": 5}
+    assert [h.tolist() for h in catalogue.histories] == [[0], [0], [0, 1, 2], [1, 2, 3]]
+    assert catalogue.matrix().sum(0).tolist() == [[3, 2, 2, 1, 0, 0]]
 
 
 def test_a_film_without_number_is_refused(tmp_path):

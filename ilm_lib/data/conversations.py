@@ -10,13 +10,13 @@ seeker said of each afterwards is in `initiatorQuestions`, or `respondentQuestio
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from ilm_lib.data.films import PLOTS
 from ilm_lib.data.lines import DataError, read_json_lines, read_lines
@@ -27,6 +27,7 @@ from ilm_lib.data.tables import csv_rows
 REDIAL = Path("conversation", "redial")
 VALID, TEST = REDIAL / "valid_data.jsonl.gz", REDIAL / "test_data.jsonl.gz"
 TO_MOVIELENS = REDIAL / "movies_to_movielens.csv.gz"
+TAGS = Path("conversation", "movielens_keywords.csv.gz")
 _MARK = re.compile(r"@(\d+)")
 _FORM = "Write it as ReDial does"
 
@@ -118,25 +119,40 @@ def _content(text: str, names: Mapping[str, str]) -> Iterator[str | Film]:
 
 
 @dataclass(frozen=True)
-class Catalogue:
-    """The films that may be recommended, M of them.
+class FilmCatalogue:
+    """The films that may be recommended, M of them, and who of MovieLens' users rated which.
 
     Attributes:
         ids: (M,) MovieLens ids, rising.
         titles: (M,) "Matrix, The (1999)".
+        genres, plots: (M,) in words, "" where there are none.
         shares: (M,) the share of users who rated a film, in the release where it is larger; 0 where nobody did.
-        plots: (M,) "" where there is none.
+        histories: (U,) of every user the rows of the films rated, in time order, each once; latest-small's users come
+            before those of 1M.
         rows: the row of a film by ReDial's id, of those that MovieLens has.
     """
 
     ids: list[int]
     titles: list[str]
-    shares: np.ndarray
+    genres: list[str]
     plots: list[str]
+    shares: np.ndarray
+    histories: list[np.ndarray]
     rows: Mapping[str, int]
 
+    def matrix(self, histories: Sequence[np.ndarray] | None = None) -> csr_matrix:
+        """(U, M) 1 where a user rated a film; of other histories than all."""
+        given = self.histories if histories is None else histories
+        starts = np.cumsum([0, *map(len, given)])
+        return csr_matrix((np.ones(starts[-1], np.float32), np.concatenate(given), starts), (len(given), len(self.ids)))
 
-def read_catalogue(root: Path) -> Catalogue:
+    def text(self, row: int) -> str:
+        """A film in words: title, genres and plot."""
+        parts = (self.titles[row], self.genres[row], self.plots[row])
+        return ". ".join(part.rstrip(".") for part in parts if part)
+
+
+def read_catalogue(root: Path) -> FilmCatalogue:
     """The films of MovieLens latest-small and 1M that somebody rated, and those that ReDial names: 11,563.
 
     Args:
@@ -146,30 +162,48 @@ def read_catalogue(root: Path) -> Catalogue:
     """
     small, texts = read_movielens(root / "ml-latest-small")
     large = load_openp5(root / "openp5" / "ML1M")
-    shares: Counter[int] = Counter()
-    titles = {int(movie): text["title"] for movie, text in texts.items()}
-    for movie, count in small["item"].value_counts().items():
-        shares[int(movie)] = count / small["user"].nunique()
-    for row, count in enumerate(np.bincount(large.sequences, minlength=len(large.items))):
-        movie = int(large.items[row])
-        shares[movie] = max(shares[movie], count / len(large.users))
-        titles.setdefault(movie, large.texts[row]["title"])
     path = root / "ml-latest-small" / PLOTS
     plots = {int(record["movieId"]): record["overview"] for _, record in read_json_lines(path, read_lines(path)[0])}
-    of_redial: dict[str, int] = {}
+    titles = {int(movie): text["title"] for movie, text in texts.items()}
+    genres = {int(movie): text.get("genres", []) for movie, text in texts.items()}
+    for raw_id, text in zip(large.items, large.texts):
+        titles.setdefault(int(raw_id), text["title"])
+        genres.setdefault(int(raw_id), text.get("genres", []))
+    marks: dict[str, int] = {}
     for mark, movie, title, plot in _redial_films(root / TO_MOVIELENS):
-        of_redial[mark] = movie
+        marks[mark] = movie
         titles.setdefault(movie, title)
         plots.setdefault(movie, plot)
-    ids = sorted({*shares, *of_redial.values()})
+
+    order = np.argsort(small["timestamp"].to_numpy(), kind="stable")  # ties keep the order of the file
+    films = np.array([int(movie) for movie in small["item"].cat.categories])[small["item"].cat.codes][order]
+    user = small["user"].cat.codes.to_numpy()[order]
+    large_ids = np.array([int(movie) for movie in large.items])
+    of_small = [films[user == one] for one in range(len(small["user"].cat.categories))]
+    of_large = [large_ids[large.sequence(one)] for one in range(len(large.users))]
+    ids = sorted({*films.tolist(), *large_ids.tolist(), *marks.values()})
+    count = lambda part: np.bincount(np.searchsorted(ids, np.concatenate(part)), minlength=len(ids))
     row = {movie: n for n, movie in enumerate(ids)}
-    return Catalogue(
+    return FilmCatalogue(
         ids,
         titles=[titles[movie] for movie in ids],
-        shares=np.array([shares[movie] for movie in ids], dtype=float),
+        genres=[", ".join(genres.get(movie, [])) for movie in ids],
         plots=[plots.get(movie, "") for movie in ids],
-        rows={mark: row[movie] for mark, movie in of_redial.items()},
+        shares=np.maximum(*(count(part) / len(part) for part in (of_small, of_large))),
+        histories=[np.searchsorted(ids, history) for history in (*of_small, *of_large)],
+        rows={mark: row[movie] for mark, movie in marks.items()},
     )
+
+
+def read_tags(path: Path) -> dict[int, list[str]]:
+    """Tags by MovieLens id of a table with the columns movieId and keywords, `|` between them; DataError as above."""
+    text = "\n".join(line for _, line in read_lines(path)[0])
+    tags: dict[int, list[str]] = {}
+    for line, movie, words in csv_rows(path, text, ("movieId", "keywords")):
+        if not movie.isdigit():
+            raise DataError(path, line, f"{movie!r} is no MovieLens id", "Write a whole number")
+        tags[int(movie)] = [tag.strip() for tag in words.split("|") if tag.strip()]
+    return tags
 
 
 def _redial_films(path: Path) -> Iterator[tuple[str, int, str, str]]:

@@ -29,7 +29,7 @@ FOLLOW = {"is", "was", "and", "or", "with", "has"}
 
 FEW, OFTEN = 3, 100  # times that ordinary texts have a title's words: up to FEW rare, from OFTEN words of every day
 NEARBY = 30  # words and characters around a name that tell how its text is written
-LEAST_NEAR = 5  # letters from which typing errors are looked for
+LEAST_NEAR, MOST_NEAR = 5, 40  # letters of a name in which typing errors are looked for
 SURE_NEAR = 11  # letters from which one is taken for an error even where all the words exist: "Finding Memo"
 
 _YEAR = re.compile(r"\s*\(\s*((?:18|19|20)\d\d)\s*\)|,?\s+(?:from\s+)?((?:19|20)\d\d)\b")
@@ -164,7 +164,7 @@ class Linker:
         self._words = title_words
         if texts is not None:
             self._said, self._words = _ordinary(texts, self._rows)
-        self._near = _without_one(k for k in self._rows if len(k) >= LEAST_NEAR)
+        self._near = _without_one(k for k in self._rows if LEAST_NEAR <= len(k) <= MOST_NEAR)
 
     def mentions(self, text: str) -> list[Mention]:
         """The items that a text names, in its order; none overlap.

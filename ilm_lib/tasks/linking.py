@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ilm_lib.data.conversations import Catalogue, Dialogue, Film
+from ilm_lib.data.conversations import Dialogue, Film, FilmCatalogue
 from ilm_lib.model.linker import Linker, Mention
 
 #: How a film is named: as recorded, with its year; without it; in small letters besides; with one typing error.
@@ -59,7 +59,7 @@ def said_in(dialogues: Iterable[Dialogue]) -> Iterator[str]:
 
 
 def measure_linker(
-    linker: Linker, catalogue: Catalogue, dialogues: Sequence[Dialogue], naming: Naming, seed: int = 0
+    linker: Linker, catalogue: FilmCatalogue, dialogues: Sequence[Dialogue], naming: Naming, seed: int = 0
 ) -> Linked:
     """Precision and recall on the marked films of dialogues, message by message.
 

@@ -1,0 +1,165 @@
+"""Conversations with simulated seekers, without an LLM: how soon a recommender that reads them finds the film.
+
+    python -m bench.seekers 0     400 users of MovieLens, five turns of three films, one seed, write
+
+Each seeker looks for the last film that its user rated (`tasks/seekers.py`). Another 1,000 users teach; nobody's last
+film is in the factors. Rows go to reports/redial/seekers.csv, in the form of all results: success@t is the share of
+seekers who have their film after t turns of recommendations.
+
+Expected, written before the first run: popularity .02 after five turns, films alone .06, words alone .25, both .30;
+with the words of another seeker no more than films alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sentence_transformers import SentenceTransformer
+
+from bench.redial import DROPOUT, TRAINING
+from ilm_lib.arguments import Parser, whole
+from ilm_lib.baselines.cf import fit_cf
+from ilm_lib.baselines.dialogue import Films, film_counts, train_words_and_films, unit
+from ilm_lib.data.conversations import TAGS, Film, FilmCatalogue, Turn, read_catalogue, read_tags
+from ilm_lib.metrics import embed_sentences, sentence_encoder
+from ilm_lib.profiles import ROOT, data_dir
+from ilm_lib.tasks.conversation import Question, words_of_turns
+from ilm_lib.tasks.seekers import Conversation, Facts, TemplateSeeker, Wish, catalogue_films, facts_of, wishes_of
+from ilm_lib.values import MOST
+
+RESULTS = ROOT / "reports" / "redial" / "seekers.csv"
+TEACH, ASK, TURNS, SHOWN = 1000, 400, 5, 3
+LEARNING = TRAINING.model_copy(update={"steps": 400})  # about as many passes as there
+METHODS = {
+    "Popularity": "what teaching users looked for most",
+    "Films alone": "trained, without words",
+    "Words alone": "trained, without the films named",
+    "Another's words": "words and films, told the words of another seeker",
+    "Words and films": "trained (`baselines/dialogue.py`)",
+}
+
+
+class World:
+    """The films, what may be said of them, and the wishes of users who teach, choose and are asked."""
+
+    def __init__(self, catalogue: FilmCatalogue, tags: dict[int, list[str]], encoder: SentenceTransformer):
+        self.catalogue, self.encoder = catalogue, encoder
+        self.films: list[Film] = catalogue_films(catalogue)
+        self.facts: list[Facts] = facts_of(catalogue, tags)
+        users = np.random.default_rng(0).permutation(len(catalogue.histories))
+        wishes = list(wishes_of(catalogue, self.facts, users).values())
+        self.ask, self.teach = wishes[:ASK], wishes[ASK : ASK + TEACH]
+        self.texts = self.vectors([catalogue.text(row) for row in range(len(self.films))])
+        self.before = [history[:-1] for history in catalogue.histories]  # nobody's last film
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """(Q, D) unit sentence vectors."""
+        return embed_sentences(self.encoder, texts, autocast=True)
+
+    def known(self, films: Films, talks: Sequence[Sequence[Turn]], named: Sequence[Sequence[int]]) -> np.ndarray:
+        """(Q, F + 3D) what is known at the end of each conversation."""
+        said, sought = (self.vectors([words_of_turns(t, seeker_alone=alone) for t in talks]) for alone in (False, True))
+        return films.known([Question(n, 0, 0, tuple(rows)) for n, rows in enumerate(named)], said, sought)
+
+
+def lessons(world: World, films: Films, wishes: Sequence[Wish], seed: int) -> tuple[list[Question], np.ndarray]:
+    """Questions of conversations in which films near to what was named are recommended, and what is known at each.
+
+    The seeker's film is never among them, so that every turn asks for it.
+    """
+    rng = np.random.default_rng(seed)
+    talks: list[list[Turn]] = []
+    questions: list[Question] = []
+    for number, wish in enumerate(wishes):
+        talk = Conversation(TemplateSeeker(wish, world.facts, world.films, seed), world.films)
+        for _ in range(TURNS):
+            questions.append(Question(number, len(talk.turns), wish.goal, tuple(talk.named)))
+            talks.append([*talk.turns])
+            near = films.factors @ films.factors[talk.named].sum(0) + 0.3 * rng.normal(size=len(films.factors))
+            near[[wish.goal, *talk.named]] = -np.inf
+            talk.recommend(np.argsort(-near)[:SHOWN].tolist())
+    return questions, world.known(films, talks, [q.named for q in questions])
+
+
+def found_after(world: World, films: Films, scores: Callable[[np.ndarray], np.ndarray], seed: int) -> np.ndarray:
+    """(S, TURNS) whether each seeker has its film after so many turns.
+
+    Args:
+        scores: from what is known, (Q, F + 3D), to (Q, M).
+    """
+    talks = [Conversation(TemplateSeeker(w, world.facts, world.films, seed), world.films) for w in world.ask]
+    found = np.zeros((len(talks), TURNS), bool)
+    for turn in range(TURNS):
+        going = [talk for talk in talks if talk.found is None]
+        for talk, row in zip(going, scores(world.known(films, [t.turns for t in going], [t.named for t in going]))):
+            row = row.copy()
+            row[talk.named] = -np.inf
+            talk.recommend(np.argsort(-row)[:SHOWN].tolist())
+        found[:, turn] = [talk.found is not None for talk in talks]
+    return found
+
+
+def methods(world: World, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Method and (S, TURNS) whether each seeker has its film after so many turns."""
+    factors = unit(fit_cf(world.catalogue.matrix(world.before), dim=64, unobserved_weight=0.1, seed=seed).item)
+    none = np.zeros(len(factors))
+    taught, chosen = world.teach[: TEACH * 9 // 10], world.teach[TEACH * 9 // 10 :]
+    train, known = lessons(world, Films(none, factors, world.texts), taught, seed)
+    dev, known_dev = lessons(world, Films(none, factors, world.texts), chosen, seed)
+    films = Films(film_counts(train, len(factors)), factors, world.texts)
+    popular = films.counts.astype(float)
+    yield "Popularity", found_after(world, films, lambda known: np.tile(popular, (len(known), 1)), seed)
+    words = np.repeat([False, True], [factors.shape[1] + world.texts.shape[1], 2 * world.texts.shape[1]])
+    for method, keep in (("Films alone", ~words), ("Words alone", words), ("Words and films", words | ~words)):
+        model = train_words_and_films(
+            films, (train, known * keep), (dev, known_dev * keep), LEARNING, dropout=DROPOUT, seed=seed
+        )
+        yield method, found_after(world, films, lambda known: model.scores(known * keep), seed)  # noqa: B023
+    others = lambda known: np.where(words, np.roll(known, 1, axis=0), known)
+    yield "Another's words", found_after(world, films, lambda known: model.scores(others(known)), seed)
+
+
+def measure(root: Path, seeds: Sequence[int]) -> pd.DataFrame:
+    """Rows of seekers.csv."""
+    world = World(read_catalogue(root), read_tags(root / TAGS), sentence_encoder())
+    rows = []
+    for seed in seeds:
+        for method, found in methods(world, seed):
+            print(seed, method, *found.mean(0).round(3), flush=True)
+            for turn, share in enumerate(found.mean(0), 1):
+                about = {
+                    "table": "conversation",
+                    "dataset": "MovieLens",
+                    "task": "simulated",
+                    "prompt": "",
+                    "history": "excluded",
+                }
+                about |= {"readout": "", "method": method, "variant": "", "seed": seed}
+                rows.append({**about, "metric": f"success@{turn}", "value": round(float(share), 6), "n": len(found)})
+    return pd.DataFrame(rows)
+
+
+def table(results: pd.DataFrame) -> str:
+    """The table of reports/README.md, in Markdown."""
+    means = results.pivot_table(index="method", columns="metric", values="value")
+    metrics = [f"success@{turn}" for turn in range(1, TURNS + 1)]
+    lines = [f"| | {' | '.join(metrics)} |", "| --- |" + " --- |" * TURNS]
+    lines += [f"| {method} | {' | '.join(f'{means.loc[method, m]:.3f}' for m in metrics)} |" for method in METHODS]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = Parser(prog="python -m bench.seekers", description=__doc__)
+    parser.add_argument("seeds", nargs="+", type=whole(MOST, 0), metavar="SEED")
+    results = measure(data_dir(), parser.parse_args(arguments).seeds)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    results.to_csv(RESULTS, index=False)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""Simulated seekers: users of MovieLens who look for a film that they went on to rate, and say so in words.
+
+A seeker knows the film's genres, tags, decade and phrases of its plot, and has seen and liked others. It opens with
+what it is in the mood for, and answers each recommendation: accepts the film it looks for, says that it knows one, or
+what is wrong with one and right about its own. It never says the title, nor any word of it (`leaks`).
+
+`TemplateSeeker` speaks by rules, the same at equal seeds. Others may take its place: a `Conversation` asks no more than
+`opens` and `replies`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ilm_lib.data.conversations import Film, FilmCatalogue, Turn
+from ilm_lib.model.titles import names_of, words_of
+
+Content = tuple[str | Film, ...]
+
+PHRASE = range(3, 9)  # words of a phrase of the plot that may be said
+SMALL = set("a an and at by for from he her his in into is it its of on or she the their them they to who with".split())
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What may be said of a film; nothing here holds a word of its title."""
+
+    genres: tuple[str, ...]
+    tags: tuple[str, ...]
+    decade: str  # "nineties"; "" where the year is unknown
+    phrases: tuple[str, ...]
+
+    @property
+    def sayable(self) -> int:
+        """How many things there are to say."""
+        return len(self.genres) + len(self.tags) + len(self.phrases) + (self.decade != "")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a seeker wants.
+
+    Attributes:
+        goal: row of the film that it will accept.
+        liked: rows of films that it may name, the most telling first.
+        seen: rows of all that it has seen.
+    """
+
+    goal: int
+    liked: tuple[int, ...]
+    seen: frozenset[int]
+
+
+class Reply(NamedTuple):
+    """What a seeker answers, and whether it has what it wanted."""
+
+    content: Content
+    accepted: bool
+
+
+class Seeker(Protocol):
+    """One who looks for a film."""
+
+    def opens(self) -> Content:
+        """The first turn."""
+
+    def replies(self, recommended: Sequence[int]) -> Reply:
+        """The answer to the films of a turn, by row."""
+
+
+DECADES = {
+    1920: "silent era",
+    1930: "thirties",
+    1940: "forties",
+    1950: "fifties",
+    1960: "sixties",
+    1970: "seventies",
+    1980: "eighties",
+    1990: "nineties",
+    2000: "two thousands",
+    2010: "last decade",
+}
+OPENINGS = (
+    "Hi! I am looking for {fact}.",
+    "Hello, can you recommend {fact}?",
+    "I am in the mood for {fact} tonight.",
+    "What should I watch? I would like {fact}.",
+)
+LIKED = (
+    "I liked {film}.",
+    "I really enjoyed {film}.",
+    "Something like {film} would be great.",
+    "My favourite is {film}.",
+)
+KNOWN = ("I have seen {film} already.", "{film} I know.", "{film} was fine, but I have seen it.")
+NOT_THIS = ("{film} is not what I am after.", "No, not {film}.", "{film} is not for me tonight.")
+MORE = ("I would rather have {fact}.", "It should be {fact}.", "Do you know {fact}?", "I was thinking of {fact}.")
+LESS = ("{film} has too much {genre} for me.", "Less {genre} than {film}, please.")
+OLDER = ("{film} is too new. Do you have something from the {decade}?", "{film}, no, rather one from the {decade}.")
+ACCEPT = ("Yes, {film} is it, thank you!", "{film} sounds perfect.", "Great, I will watch {film}.")
+NOTHING = ("Do you have anything else?", "Something else, please.", "What else is there?")
+
+
+class TemplateSeeker:
+    """A seeker that speaks by rules.
+
+    Args:
+        wish: what it wants.
+        facts: of every film of the catalogue.
+        films: the films as they stand in turns, by row.
+        seed: of its choice of words and of the order in which it says what it knows.
+    """
+
+    def __init__(self, wish: Wish, facts: Sequence[Facts], films: Sequence[Film], seed: int = 0):
+        self.wish, self.facts, self.films = wish, facts, films
+        self.rng = np.random.default_rng([seed, wish.goal])
+        goal = facts[wish.goal]
+        genres = [f"{'an' if genre[0] in 'AEIOU' else 'a'} {genre.lower()} film" for genre in goal.genres]
+        other = [f"something along the lines of {tag}" for tag in goal.tags]
+        other += [f"one whose story goes like this: {phrase}" for phrase in goal.phrases]
+        other += [f"something from the {goal.decade}"] * (goal.decade != "")
+        # A genre first, as people do; then the rest in any order.
+        self.unsaid = self._mixed(genres)[:1] + self._mixed(other) + self._mixed(genres)[1:]
+        self.liked = list(wish.liked)
+
+    def opens(self) -> Content:
+        """What it is in the mood for, and most often a film that it liked."""
+        said = self._say(OPENINGS, fact=self._fact())
+        if self.liked and self.rng.random() < 0.8:
+            said += (" ", *self._say(LIKED, film=self.films[self.liked.pop(0)]))
+        return _joined(said)
+
+    def replies(self, recommended: Sequence[int]) -> Reply:
+        """Accepts the film it looks for; else says what is wrong with the first one and one thing more of its own."""
+        if self.wish.goal in recommended:
+            return Reply(_joined(self._say(ACCEPT, film=self.films[self.wish.goal])), True)
+        said: Content = ()
+        if recommended:
+            said = (*self._critique(recommended[0]), " ")
+        if self.unsaid:
+            said += self._say(MORE, fact=self._fact())
+        elif self.liked:
+            said += self._say(LIKED, film=self.films[self.liked.pop(0)])
+        else:
+            said += self._say(NOTHING)
+        return Reply(_joined(said), False)
+
+    def _critique(self, row: int) -> Content:
+        film, goal, other = self.films[row], self.facts[self.wish.goal], self.facts[row]
+        if row in self.wish.seen:
+            return self._say(KNOWN, film=film)
+        strange = [genre.lower() for genre in other.genres if genre not in goal.genres]
+        if strange and self.rng.random() < 0.5:
+            return self._say(LESS, film=film, genre=self._one(strange))
+        years = list(DECADES.values())
+        if (
+            goal.decade
+            and other.decade
+            and years.index(other.decade) > years.index(goal.decade)
+            and self.rng.random() < 0.5
+        ):
+            return self._say(OLDER, film=film, decade=goal.decade)
+        return self._say(NOT_THIS, film=film)
+
+    def _fact(self) -> str:
+        return self.unsaid.pop(0) if self.unsaid else "something good"
+
+    def _say(self, templates: Sequence[str], **given: str | Film) -> Content:
+        """One of the templates, a film in its place as a film."""
+        head, mark, tail = self._one(templates).partition("{film}")
+        words = {name: value for name, value in given.items() if isinstance(value, str)}
+        return (head.format(**words), given["film"], tail.format(**words)) if mark else (head.format(**words),)
+
+    def _one(self, choices: Sequence[str]) -> str:
+        return choices[self.rng.integers(len(choices))]
+
+    def _mixed(self, choices: Sequence[str]) -> list[str]:
+        return [choices[n] for n in self.rng.permutation(len(choices))]
+
+
+def facts_of(catalogue: FilmCatalogue, tags: Mapping[int, Sequence[str]]) -> list[Facts]:
+    """What may be said of each film, (M,).
+
+    Args:
+        tags: by MovieLens id.
+    """
+    return [_facts(catalogue, row, tags.get(movie, ())) for row, movie in enumerate(catalogue.ids)]
+
+
+def _facts(catalogue: FilmCatalogue, row: int, tags: Sequence[str]) -> Facts:
+    year, names = names_of(catalogue.titles[row])
+    title = {word.key for name, _ in names for word in words_of(name)} - SMALL
+    clean = lambda texts: tuple(text for text in dict.fromkeys(texts) if text and not leaks(text, title))
+    decade = "" if year is None else DECADES.get(min(max(year // 10 * 10, 1920), 2010), "")
+    genres = catalogue.genres[row].split(", ")
+    return Facts(clean(genres), clean(tags), decade, clean(_phrases(catalogue.plots[row])))
+
+
+def leaks(text: str, title: set[str]) -> bool:
+    """Whether a text has a word of a title, or one that begins or ends with it ("batmobile", "Batman").
+
+    Args:
+        title: words as `words_of` has them, articles and the like left out.
+    """
+    said = {word.key for word in words_of(text)} - SMALL
+    alike = lambda a, b: a == b or (min(len(a), len(b)) > 3 and (a[:4] == b[:4] or a.endswith(b) or b.endswith(a)))
+    return any(alike(word, of_title) for word in said for of_title in title)
+
+
+def _phrases(plot: str) -> list[str]:
+    """Stretches of a plot without names: from one comma or full stop to the next, no capital letter but the first."""
+    found = []
+    for stretch in re.split(r"[.,;:!?()\"“”—–]|\s-\s", plot):
+        words = stretch.split()
+        if len(words) in PHRASE and all(word[0].islower() for word in words[1:]):
+            found.append(" ".join([words[0].lower(), *words[1:]]))
+    return found[:4]
+
+
+def _later(decade: str, other: str) -> bool:
+    names = list(DECADES.values())
+    return decade in names and names.index(decade) > names.index(other)
+
+
+def _joined(content: Content) -> Content:
+    """Neighbouring texts as one, empty ones left out."""
+    out: list[str | Film] = []
+    for segment in content:
+        if isinstance(segment, str) and out and isinstance(out[-1], str):
+            out[-1] += segment
+        elif segment != "":
+            out.append(segment)
+    return tuple(out)
+
+
+def wishes_of(
+    catalogue: FilmCatalogue, facts: Sequence[Facts], users: Sequence[int], *, least: int = 4, liked: int = 3
+) -> dict[int, Wish]:
+    """By user, the last film rated as the goal, and the films before it as what the seeker knows.
+
+    Users whose last film has fewer than `least` things to say of it, or who rated nothing before, have no wish.
+
+    Args:
+        users: rows of `catalogue.histories`.
+        liked: how many of the films before may be named, the latest first.
+    """
+    found = {}
+    for user in users:
+        *before, goal = catalogue.histories[user].tolist()
+        if before and facts[goal].sayable >= least:
+            found[int(user)] = Wish(goal, tuple(before[: -liked - 1 : -1]), frozenset(before))
+    return found
+
+
+class Conversation:
+    """A conversation with a seeker, turn by turn, so that many can be held at once.
+
+    Args:
+        seeker: speaks first.
+        films: by row, as they stand in turns.
+
+    Attributes:
+        turns: so far.
+        named: rows of the films named so far, each once.
+        found: the turn of recommendations, from 1, in which the seeker's film was among them; None: in none yet.
+
+    Example:
+        >>> talk = Conversation(seeker, films)
+        >>> while talk.found is None and len(talk.turns) < 11:
+        ...     talk.recommend(best_films(talk.turns, talk.named))
+    """
+
+    def __init__(self, seeker: Seeker, films: Sequence[Film]):
+        self.seeker, self.films = seeker, films
+        self.turns: list[Turn] = []
+        self.named: list[int] = []
+        self.found: int | None = None
+        self._row = {film.id: row for row, film in enumerate(films)}
+        self._say(Turn(False, seeker.opens()))
+
+    def recommend(self, rows: Sequence[int]) -> None:
+        """A turn that names these films, and the seeker's reply."""
+        listed = [part for row in rows for part in (self.films[row], ", ")][:-1]
+        self._say(Turn(True, _joined(("How about ", *listed, "?"))))
+        reply = self.seeker.replies(rows)
+        self._say(Turn(False, reply.content))
+        if reply.accepted and self.found is None:
+            self.found = sum(turn.recommender for turn in self.turns)
+
+    def _say(self, turn: Turn) -> None:
+        self.turns.append(turn)
+        self.named += [row for row in dict.fromkeys(self._row[f.id] for f in turn.films) if row not in self.named]
+
+
+def catalogue_films(catalogue: FilmCatalogue) -> list[Film]:
+    """The films of a catalogue as they stand in simulated turns: by MovieLens id."""
+    return [Film(str(movie), title) for movie, title in zip(catalogue.ids, catalogue.titles, strict=True)]
