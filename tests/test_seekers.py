@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,30 @@ def test_equal_seeds_say_the_same_and_others_something_else():
     assert len({tuple(said(seed)) for seed in range(20)}) > 10
 
 
+def test_a_seeker_says_everything_once():
+    for seed in range(20):
+        seeker = TemplateSeeker(WISH, FACTS, FILMS, seed)
+        said = " ".join([text(seeker.opens()), *(text(seeker.replies([]).content) for _ in range(5))])
+        for fact in (
+            "action film",
+            "crime film",
+            "dc comics",
+            "dark",
+            "nineties",
+            "a clown robs one bank after another",
+        ):
+            assert said.count(fact) == 1, fact
+
+
+def test_what_is_said_of_another_film_does_not_give_the_title_away():
+    facts = facts_of(replace(CATALOGUE, titles=["Thriller Night (1999)", *CATALOGUE.titles[1:]]), TAGS_OF)
+    for seed in range(40):
+        seeker = TemplateSeeker(Wish(0, (), frozenset()), facts, FILMS, seed)
+        assert "thriller" not in text(seeker.replies([1]).content), (
+            "a genre of Heat, and a word of the film it looks for"
+        )
+
+
 def test_a_seeker_with_nothing_left_to_say_goes_on():
     seeker = TemplateSeeker(Wish(3, (), frozenset()), FACTS, FILMS)
     said = [text(seeker.opens()), *(text(seeker.replies([]).content) for _ in range(5))]
@@ -115,6 +141,7 @@ def test_tags_are_read_by_film(tmp_path):
         read_tags(path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (data_dir() / TAGS).is_file(), reason="the tags are not in the data folder")
 def test_no_title_leaks_in_a_thousand_conversations():
     catalogue = read_catalogue(data_dir())

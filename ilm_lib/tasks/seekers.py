@@ -11,7 +11,7 @@ what is wrong with one and right about its own. It never says the title, nor any
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -28,8 +28,9 @@ SMALL = set("a an and at by for from he her his in into is it its of on or she t
 
 @dataclass(frozen=True)
 class Facts:
-    """What may be said of a film; nothing here holds a word of its title."""
+    """What may be said of a film; nothing of it holds a word of the title."""
 
+    title: frozenset[str]  # its words as `words_of` has them, articles and the like left out
     genres: tuple[str, ...]
     tags: tuple[str, ...]
     decade: str  # "nineties"; "" where the year is unknown
@@ -120,12 +121,12 @@ class TemplateSeeker:
         self.wish, self.facts, self.films = wish, facts, films
         self.rng = np.random.default_rng([seed, wish.goal])
         goal = facts[wish.goal]
-        genres = [f"{'an' if genre[0] in 'AEIOU' else 'a'} {genre.lower()} film" for genre in goal.genres]
+        genres = self._mixed([f"{'an' if genre[0] in 'AEIOU' else 'a'} {genre.lower()} film" for genre in goal.genres])
         other = [f"something along the lines of {tag}" for tag in goal.tags]
         other += [f"one whose story goes like this: {phrase}" for phrase in goal.phrases]
         other += [f"something from the {goal.decade}"] * (goal.decade != "")
         # A genre first, as people do; then the rest in any order.
-        self.unsaid = self._mixed(genres)[:1] + self._mixed(other) + self._mixed(genres)[1:]
+        self.unsaid = [*genres[:1], *self._mixed([*other, *genres[1:]])]
         self.liked = list(wish.liked)
 
     def opens(self) -> Content:
@@ -154,16 +155,10 @@ class TemplateSeeker:
         film, goal, other = self.films[row], self.facts[self.wish.goal], self.facts[row]
         if row in self.wish.seen:
             return self._say(KNOWN, film=film)
-        strange = [genre.lower() for genre in other.genres if genre not in goal.genres]
+        strange = [g.lower() for g in other.genres if g not in goal.genres and not leaks(g, goal.title)]
         if strange and self.rng.random() < 0.5:
             return self._say(LESS, film=film, genre=self._one(strange))
-        years = list(DECADES.values())
-        if (
-            goal.decade
-            and other.decade
-            and years.index(other.decade) > years.index(goal.decade)
-            and self.rng.random() < 0.5
-        ):
+        if goal.decade and _later(other.decade, goal.decade) and self.rng.random() < 0.5:
             return self._say(OLDER, film=film, decade=goal.decade)
         return self._say(NOT_THIS, film=film)
 
@@ -194,19 +189,15 @@ def facts_of(catalogue: FilmCatalogue, tags: Mapping[int, Sequence[str]]) -> lis
 
 def _facts(catalogue: FilmCatalogue, row: int, tags: Sequence[str]) -> Facts:
     year, names = names_of(catalogue.titles[row])
-    title = {word.key for name, _ in names for word in words_of(name)} - SMALL
+    title = frozenset(word.key for name, _ in names for word in words_of(name)) - SMALL
     clean = lambda texts: tuple(text for text in dict.fromkeys(texts) if text and not leaks(text, title))
     decade = "" if year is None else DECADES.get(min(max(year // 10 * 10, 1920), 2010), "")
     genres = catalogue.genres[row].split(", ")
-    return Facts(clean(genres), clean(tags), decade, clean(_phrases(catalogue.plots[row])))
+    return Facts(title, clean(genres), clean(tags), decade, clean(_phrases(catalogue.plots[row])))
 
 
-def leaks(text: str, title: set[str]) -> bool:
-    """Whether a text has a word of a title, or one that begins or ends with it ("batmobile", "Batman").
-
-    Args:
-        title: words as `words_of` has them, articles and the like left out.
-    """
+def leaks(text: str, title: Set[str]) -> bool:
+    """Whether a text has a word of a title (`Facts.title`), or one that begins or ends like it: "batmobile", "Batman"."""
     said = {word.key for word in words_of(text)} - SMALL
     alike = lambda a, b: a == b or (min(len(a), len(b)) > 3 and (a[:4] == b[:4] or a.endswith(b) or b.endswith(a)))
     return any(alike(word, of_title) for word in said for of_title in title)
