@@ -197,7 +197,7 @@ def _facts(catalogue: FilmCatalogue, row: int, tags: Sequence[str]) -> Facts:
 
 
 def leaks(text: str, title: Set[str]) -> bool:
-    """Whether a text has a word of a title (`Facts.title`), or one that begins or ends like it: "batmobile", "Batman"."""
+    """Whether a text has a word of a title (`Facts.title`), or one like it: "batmobile" for "Batman"."""
     said = {word.key for word in words_of(text)} - SMALL
     alike = lambda a, b: a == b or (min(len(a), len(b)) > 3 and (a[:4] == b[:4] or a.endswith(b) or b.endswith(a)))
     return any(alike(word, of_title) for word in said for of_title in title)
