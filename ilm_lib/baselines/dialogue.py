@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -125,8 +126,13 @@ def train_words_and_films(
     dim: int = 64,
     dropout: float = 0.3,
     seed: int = 0,
+    state: Path | None = None,
 ) -> WordsAndFilms:
-    """Train on questions and what is known at each, (Q, F + 3D); the weights with the best MRR on dev are kept."""
+    """Train on questions and what is known at each, (Q, F + 3D); the weights with the best MRR on dev are kept.
+
+    Args:
+        state: file for resumable state.
+    """
     torch.manual_seed(seed)
     model = WordsAndFilms(films, dim, dropout)
     asked, known = train[0], torch.from_numpy(train[1])
@@ -159,6 +165,7 @@ def train_words_and_films(
         evaluate=evaluate,
         eval_every=steps_an_epoch,
         keep_best="dev MRR",
+        state=state,
         label="words and films",
     )
     return model
