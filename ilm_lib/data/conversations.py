@@ -5,6 +5,14 @@ seeker said of each afterwards is in `initiatorQuestions`, or `respondentQuestio
 
     suggested   0 the seeker named it, 1 the recommender did
     seen, liked 0 no, 1 yes, 2 did not say
+
+Files, below the data folder, from public repositories on GitHub (ReDial: CC BY 4.0; MovieLens: for research):
+
+    conversation/redial/test_data.jsonl.gz         agodavarthy/PMT_v1, data/redial_dataset (packed)
+    conversation/redial/movies_to_movielens.csv.gz agodavarthy/PMT_v1, the films of MovieLens with their plots
+    conversation/redial/valid_data.jsonl.gz        RUCAIBox/iEvaLM-CRS, data/redial (packed)
+    conversation/movielens_keywords.csv.gz         iai-group/UserSimCRS, data/item_collections (packed)
+    ml-latest-small, openp5/ML1M                   see the README, and `films.PLOTS` for the plots of the first
 """
 
 from __future__ import annotations
