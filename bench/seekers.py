@@ -24,6 +24,7 @@ from ilm_lib.arguments import Parser, whole
 from ilm_lib.baselines.cf import fit_cf
 from ilm_lib.baselines.dialogue import Films, film_counts, train_words_and_films, unit
 from ilm_lib.data.conversations import TAGS, Film, FilmCatalogue, Turn, read_catalogue, read_tags
+from ilm_lib.errors import Refusal
 from ilm_lib.metrics import embed_sentences, sentence_encoder
 from ilm_lib.profiles import ROOT, data_dir
 from ilm_lib.tasks.conversation import Question, words_of_turns
@@ -152,10 +153,13 @@ def table(results: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command."""
+    """Run the command; SystemExit with one line where the data or the arguments cannot be used."""
     parser = Parser(prog="python -m bench.seekers", description=__doc__)
     parser.add_argument("seeds", nargs="+", type=whole(MOST, 0), metavar="SEED")
-    results = measure(data_dir(), parser.parse_args(arguments).seeds)
+    try:
+        results = measure(data_dir(), parser.parse_args(arguments).seeds)
+    except Refusal as error:
+        raise SystemExit(f"✗ {error}") from None
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     results.to_csv(RESULTS, index=False)
     print(table(results))

@@ -148,6 +148,15 @@ def test_a_film_named_counts_by_its_likeness_and_none_by_nothing():
     assert not unit(np.zeros((1, 3))).any()
 
 
+@pytest.mark.parametrize("command", [redial, seekers])
+def test_missing_data_and_wrong_seeds_are_one_line(tmp_path, monkeypatch, command):
+    monkeypatch.setenv("ILM_DATA_DIR", str(tmp_path))
+    with pytest.raises(SystemExit, match="ml-latest-small"):
+        command.main(["0"])
+    with pytest.raises(SystemExit, match="'x' is no whole number"):
+        command.main(["x"])
+
+
 def test_the_page_shows_the_numbers_that_were_written():
     written = pd.read_csv(redial.RESULTS, keep_default_na=False)
     assert set(written["seed"]) == {0, 1, 2} and set(written["method"]) == set(redial.METHODS)
