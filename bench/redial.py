@@ -12,7 +12,7 @@ with the words of another dialogue no more than films alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ def rankings(
         yield "iALS", asked, named_likeness(factors, asked.questions)
         yield "BM25", asked, bm25.scores(asked.words)
         yield "MiniLM", asked, asked.said @ texts.T
-    words = np.repeat([False, True], [factors.shape[1] + texts.shape[1], 2 * texts.shape[1]])  # of what is known
+    words = films.words
     for method, keep in (("Films alone", ~words), ("Words alone", words), ("Words and films", words | ~words)):
         given = [(part.questions, part.known(films) * keep) for part in (train, dev)]
         model = train_words_and_films(films, *given, TRAINING, dropout=DROPOUT, seed=seed)
@@ -105,37 +105,54 @@ def measure(root: Path, seeds: Sequence[int]) -> pd.DataFrame:
         for method, asked, scores in rankings(texts, bm25, factors, train, dev, tests, seed):
             found = recall_metrics(target_ranks(scores, asked.questions, asked.protocol))
             print(seed, asked.protocol, method, *(f"{n} {v.mean():.3f}" for n, v in found.items()), flush=True)
-            rows += [row_of(asked.protocol, method, seed, name, values) for name, values in found.items()]
+            history = "excluded" if asked.protocol == "strict" else "kept"
+            rows += rows_of("ReDial", asked.protocol, history, method, seed, found)
     return pd.DataFrame(rows)
 
 
-def row_of(protocol: str, method: str, seed: int, metric: str, values: np.ndarray) -> dict:
-    history = "excluded" if protocol == "strict" else "kept"
-    about = {"table": "conversation", "dataset": "ReDial", "task": protocol, "prompt": "", "history": history}
+def rows_of(dataset: str, task: str, history: str, method: str, seed: int, found: dict[str, np.ndarray]) -> list[dict]:
+    """Rows of results.csv, one a metric, of values (Q,) each."""
+    about = {"table": "conversation", "dataset": dataset, "task": task, "prompt": "", "history": history}
     about |= {"readout": "", "method": method, "variant": "", "seed": seed}
-    return {**about, "metric": metric, "value": round(float(values.mean()), 6), "n": len(values)}
+    value = lambda values: round(float(values.mean()), 6)
+    return [{**about, "metric": name, "value": value(values), "n": len(values)} for name, values in found.items()]
+
+
+def markdown(results: pd.DataFrame, methods: Iterable[str], metrics: Sequence[str]) -> str:
+    """Means over seeds, a line a method."""
+    means = results.pivot_table(index="method", columns="metric", values="value")
+    lines = [f"| | {' | '.join(metrics)} |", "| --- |" + " --- |" * len(metrics)]
+    lines += [f"| {method} | {' | '.join(f'{means.loc[method, m]:.3f}' for m in metrics)} |" for method in methods]
+    return "\n".join(lines)
 
 
 def table(results: pd.DataFrame, protocol: str = "strict") -> str:
     """The table of reports/README.md, in Markdown."""
-    part = results[results["task"] == protocol]
-    means = part.pivot_table(index="method", columns="metric", values="value").loc[list(METHODS)]
-    metrics = ["R@1", "R@10", "R@50", "MRR"]
-    lines = [f"| | {' | '.join(metrics)} |", "| --- |" + " --- |" * len(metrics)]
-    lines += [f"| {method} | {' | '.join(f'{means.loc[method, m]:.3f}' for m in metrics)} |" for method in METHODS]
-    return "\n".join(lines)
+    return markdown(results[results["task"] == protocol], METHODS, ["R@1", "R@10", "R@50", "MRR"])
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command; SystemExit with one line where the data or the arguments cannot be used."""
-    parser = Parser(prog="python -m bench.redial", description=__doc__)
+def measured(
+    module: str, says: str | None, measure: Callable[[Path, Sequence[int]], pd.DataFrame], path: Path,
+    arguments: list[str] | None,
+) -> pd.DataFrame:  # fmt: skip
+    """What a bench finds for the seeds of its arguments, written to a file.
+
+    SystemExit with one line where the data or the arguments cannot be used.
+    """
+    parser = Parser(prog=f"python -m bench.{module}", description=says)
     parser.add_argument("seeds", nargs="+", type=whole(MOST, 0), metavar="SEED")
     try:
         results = measure(data_dir(), parser.parse_args(arguments).seeds)
     except Refusal as error:
         raise SystemExit(f"✗ {error}") from None
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    results.to_csv(RESULTS, index=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results.to_csv(path, index=False)
+    return results
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    results = measured("redial", __doc__, measure, RESULTS, arguments)
     print(table(results), table(results, "usual"), sep="\n\n")
 
 

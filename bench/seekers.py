@@ -19,21 +19,19 @@ import numpy as np
 import pandas as pd
 from sentence_transformers import SentenceTransformer
 
-from bench.redial import DROPOUT, TRAINING
-from ilm_lib.arguments import Parser, whole
+from bench.redial import DROPOUT, TRAINING, markdown, measured, rows_of
 from ilm_lib.baselines.cf import fit_cf
 from ilm_lib.baselines.dialogue import Films, film_counts, train_words_and_films, unit
 from ilm_lib.data.conversations import TAGS, Film, FilmCatalogue, Turn, read_catalogue, read_tags
-from ilm_lib.errors import Refusal
 from ilm_lib.metrics import embed_sentences, sentence_encoder
-from ilm_lib.profiles import ROOT, data_dir
+from ilm_lib.profiles import ROOT
 from ilm_lib.tasks.conversation import Question, words_of_turns
 from ilm_lib.tasks.seekers import Conversation, Facts, TemplateSeeker, Wish, catalogue_films, facts_of, wishes_of
-from ilm_lib.values import MOST
 
 RESULTS = ROOT / "reports" / "redial" / "seekers.csv"
 TEACH, ASK, TURNS, SHOWN = 1000, 400, 5, 3
 LEARNING = TRAINING.model_copy(update={"steps": 400})  # about as many passes as there
+METRICS = [f"success@{turn}" for turn in range(1, TURNS + 1)]
 METHODS = {
     "Popularity": "what teaching users looked for most",
     "Films alone": "trained, without words",
@@ -49,6 +47,7 @@ class World:
     def __init__(self, catalogue: FilmCatalogue, tags: dict[int, list[str]], encoder: SentenceTransformer):
         self.catalogue, self.encoder = catalogue, encoder
         self.films: list[Film] = catalogue_films(catalogue)
+        self.rows = {film.id: row for row, film in enumerate(self.films)}
         self.facts: list[Facts] = facts_of(catalogue, tags)
         users = np.random.default_rng(0).permutation(len(catalogue.histories))
         wishes = list(wishes_of(catalogue, self.facts, users).values())
@@ -75,7 +74,7 @@ def lessons(world: World, films: Films, wishes: Sequence[Wish], seed: int) -> tu
     talks: list[list[Turn]] = []
     questions: list[Question] = []
     for number, wish in enumerate(wishes):
-        talk = Conversation(TemplateSeeker(wish, world.facts, world.films, seed), world.films)
+        talk = Conversation(TemplateSeeker(wish, world.facts, world.films, seed), world.films, world.rows)
         for _ in range(TURNS):
             questions.append(Question(number, len(talk.turns), wish.goal, tuple(talk.named)))
             talks.append([*talk.turns])
@@ -91,7 +90,9 @@ def found_after(world: World, films: Films, scores: Callable[[np.ndarray], np.nd
     Args:
         scores: from what is known, (Q, F + 3D), to (Q, M).
     """
-    talks = [Conversation(TemplateSeeker(w, world.facts, world.films, seed), world.films) for w in world.ask]
+    talks = [
+        Conversation(TemplateSeeker(w, world.facts, world.films, seed), world.films, world.rows) for w in world.ask
+    ]
     found = np.zeros((len(talks), TURNS), bool)
     for turn in range(TURNS):
         going = [talk for talk in talks if talk.found is None]
@@ -113,7 +114,7 @@ def methods(world: World, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     films = Films(film_counts(train, len(factors)), factors, world.texts)
     popular = films.counts.astype(float)
     yield "Popularity", found_after(world, films, lambda known: np.tile(popular, (len(known), 1)), seed)
-    words = np.repeat([False, True], [factors.shape[1] + world.texts.shape[1], 2 * world.texts.shape[1]])
+    words = films.words
     for method, keep in (("Films alone", ~words), ("Words alone", words), ("Words and films", words | ~words)):
         model = train_words_and_films(
             films, (train, known * keep), (dev, known_dev * keep), LEARNING, dropout=DROPOUT, seed=seed
@@ -130,39 +131,19 @@ def measure(root: Path, seeds: Sequence[int]) -> pd.DataFrame:
     for seed in seeds:
         for method, found in methods(world, seed):
             print(seed, method, *found.mean(0).round(3), flush=True)
-            for turn, share in enumerate(found.mean(0), 1):
-                about = {
-                    "table": "conversation",
-                    "dataset": "MovieLens",
-                    "task": "simulated",
-                    "prompt": "",
-                    "history": "excluded",
-                }
-                about |= {"readout": "", "method": method, "variant": "", "seed": seed}
-                rows.append({**about, "metric": f"success@{turn}", "value": round(float(share), 6), "n": len(found)})
+            after = {metric: found[:, turn] for turn, metric in enumerate(METRICS)}
+            rows += rows_of("MovieLens", "simulated", "excluded", method, seed, after)
     return pd.DataFrame(rows)
 
 
 def table(results: pd.DataFrame) -> str:
     """The table of reports/README.md, in Markdown."""
-    means = results.pivot_table(index="method", columns="metric", values="value")
-    metrics = [f"success@{turn}" for turn in range(1, TURNS + 1)]
-    lines = [f"| | {' | '.join(metrics)} |", "| --- |" + " --- |" * TURNS]
-    lines += [f"| {method} | {' | '.join(f'{means.loc[method, m]:.3f}' for m in metrics)} |" for method in METHODS]
-    return "\n".join(lines)
+    return markdown(results, METHODS, METRICS)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; SystemExit with one line where the data or the arguments cannot be used."""
-    parser = Parser(prog="python -m bench.seekers", description=__doc__)
-    parser.add_argument("seeds", nargs="+", type=whole(MOST, 0), metavar="SEED")
-    try:
-        results = measure(data_dir(), parser.parse_args(arguments).seeds)
-    except Refusal as error:
-        raise SystemExit(f"✗ {error}") from None
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    results.to_csv(RESULTS, index=False)
-    print(table(results))
+    """Run the command."""
+    print(table(measured("seekers", __doc__, measure, RESULTS, arguments)))
 
 
 if __name__ == "__main__":

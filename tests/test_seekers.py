@@ -120,7 +120,7 @@ def test_a_seeker_with_nothing_left_to_say_goes_on():
 
 
 def test_a_conversation_goes_turn_by_turn_until_the_film_is_found():
-    talk = Conversation(TemplateSeeker(WISH, FACTS, FILMS, 1), FILMS)
+    talk = Conversation(TemplateSeeker(WISH, FACTS, FILMS, 1), FILMS, {film.id: row for row, film in enumerate(FILMS)})
     assert len(talk.turns) == 1 and talk.found is None
     talk.recommend([2])
     assert talk.turns[1] == Turn(True, ("How about ", Film("7", "Up (2009)"), "?"))
@@ -150,9 +150,9 @@ def test_no_title_leaks_in_a_thousand_conversations():
     users = rng.permutation(len(catalogue.histories))[:1100]
     wishes = list(wishes_of(catalogue, facts, users).values())[:1000]
     assert len(wishes) == 1000
-    words = set()
+    words, rows = set(), {film.id: row for row, film in enumerate(films)}
     for seed, wish in enumerate(wishes):
-        talk = Conversation(TemplateSeeker(wish, facts, films, seed), films)
+        talk = Conversation(TemplateSeeker(wish, facts, films, seed), films, rows)
         while talk.found is None and len(talk.turns) < 11:
             talk.recommend(rng.choice(len(films), 2, replace=False).tolist())
         told = [t for t in talk.turns if not t.recommender]

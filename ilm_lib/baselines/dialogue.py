@@ -23,7 +23,6 @@ from ilm_lib.sections import Optim
 from ilm_lib.tasks.conversation import Question, recall_metrics, target_ranks
 from ilm_lib.train.loop import fit
 
-PARTS = ("factors of the films named", "texts of the films named", "all that was said", "what the seeker said")
 ADDED = 0.1  # a, recommendations that every film has beforehand
 START = (1.0, 1.0, 5.0, 1.0, 5.0)  # w_0 and w_j: cosines of sentence vectors vary less than those of factors
 PACE = 10  # w_0 and w_j move so many times faster than the maps, whose weights are many and small
@@ -44,13 +43,19 @@ class Films:
     texts: np.ndarray
 
     def known(self, questions: Sequence[Question], said: np.ndarray, sought: np.ndarray) -> np.ndarray:
-        """(Q, F + 3D) what is known at each question, the `PARTS` end to end.
+        """(Q, F + 3D) what is known at each question: means of the named films' factors and texts, then the words.
 
         Args:
             said, sought: (Q, D) sentence vectors of all words before the turn, and of the seeker's.
         """
         parts = [_means(table, questions) for table in (self.factors, self.texts)]
         return np.concatenate([*parts, said, sought], axis=1).astype(np.float32)
+
+    @property
+    def words(self) -> np.ndarray:
+        """(F + 3D,) which numbers of `known` are of words; the others are of films."""
+        of_films = self.factors.shape[1] + self.texts.shape[1]
+        return np.repeat([False, True], [of_films, 2 * self.texts.shape[1]])
 
 
 def film_counts(questions: Sequence[Question], films: int) -> np.ndarray:

@@ -31,6 +31,7 @@ from ilm_lib.data.lines import DataError, read_json_lines, read_lines
 from ilm_lib.data.openp5 import load_openp5
 from ilm_lib.data.raw import clean, read_movielens
 from ilm_lib.data.tables import csv_rows
+from ilm_lib.data.time_order import in_time_order
 
 REDIAL = Path("conversation", "redial")
 VALID, TEST = REDIAL / "valid_data.jsonl.gz", REDIAL / "test_data.jsonl.gz"
@@ -183,9 +184,9 @@ def read_catalogue(root: Path) -> FilmCatalogue:
         titles.setdefault(movie, title)
         plots.setdefault(movie, plot)
 
-    order = np.argsort(small["timestamp"].to_numpy(), kind="stable")  # ties keep the order of the file
-    films = np.array([int(movie) for movie in small["item"].cat.categories])[small["item"].cat.codes][order]
-    user = small["user"].cat.codes.to_numpy()[order]
+    small = in_time_order(small)
+    films = np.array([int(movie) for movie in small["item"].cat.categories])[small["item"].cat.codes]
+    user = small["user"].cat.codes.to_numpy()
     large_ids = np.array([int(movie) for movie in large.items])
     of_small = [films[user == one] for one in range(len(small["user"].cat.categories))]
     of_large = [large_ids[large.sequence(one)] for one in range(len(large.users))]
@@ -205,20 +206,21 @@ def read_catalogue(root: Path) -> FilmCatalogue:
 
 def read_tags(path: Path) -> dict[int, list[str]]:
     """Tags by MovieLens id of a table with the columns movieId and keywords, `|` between them; DataError as above."""
-    text = "\n".join(line for _, line in read_lines(path)[0])
-    tags: dict[int, list[str]] = {}
-    for line, movie, words in csv_rows(path, text, ("movieId", "keywords")):
-        if not movie.isdigit():
-            raise DataError(path, line, f"{movie!r} is no MovieLens id", "Write a whole number")
-        tags[int(movie)] = [tag.strip() for tag in words.split("|") if tag.strip()]
-    return tags
+    films = _film_rows(path, ("movieId", "keywords"))
+    return {movie: [tag.strip() for tag in words.split("|") if tag.strip()] for movie, words in films}
 
 
 def _redial_films(path: Path) -> Iterator[tuple[str, int, str, str]]:
     """ReDial's id, MovieLens' id, title with its year and plot of every film that both have."""
+    columns = ("ml_id", "movie_id", "ml_title", "ml_year", "plot")
+    for movie, mark, title, year, plot in _film_rows(path, columns):
+        yield mark, movie, f"{title} ({year})" if year.isdigit() else title, plot
+
+
+def _film_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+    """The fields of a packed CSV, the first of `columns` a MovieLens id as an int."""
     text = "\n".join(line for _, line in read_lines(path)[0])
-    columns = ("movie_id", "ml_id", "ml_title", "ml_year", "plot")
-    for line, mark, movie, title, year, plot in csv_rows(path, text, columns):
+    for line, movie, *others in csv_rows(path, text, columns):
         if not movie.isdigit():
             raise DataError(path, line, f"{movie!r} is no MovieLens id", "Write a whole number")
-        yield mark, int(movie), f"{title} ({year})" if year.isdigit() else title, plot
+        yield int(movie), *others

@@ -197,9 +197,9 @@ class Linker:
 
     def _mention(self, run: _Run, surely: bool) -> Mention | None:
         key = run.key
-        strange = any(w.key not in self._words and len(w.key) > 2 for w in run.own)
         if surely and key in self._rows:
             return self._chosen(run, {key: self._rows[key]}, misspelt=False)
+        strange = any(w.key not in self._words and len(w.key) > 2 for w in run.own)
         clear = strange or (run.length > 1 and len(key) >= SURE_NEAR and run.in_one_piece())
         if len(key) < LEAST_NEAR or strange is not surely or not clear:
             return None

@@ -254,6 +254,7 @@ class Conversation:
     Args:
         seeker: speaks first.
         films: by row, as they stand in turns.
+        rows: the row of a film by its id, one table for many conversations.
 
     Attributes:
         turns: so far.
@@ -261,17 +262,16 @@ class Conversation:
         found: the turn of recommendations, from 1, in which the seeker's film was among them; None: in none yet.
 
     Example:
-        >>> talk = Conversation(seeker, films)
+        >>> talk = Conversation(seeker, films, {film.id: row for row, film in enumerate(films)})
         >>> while talk.found is None and len(talk.turns) < 11:
         ...     talk.recommend(best_films(talk.turns, talk.named))
     """
 
-    def __init__(self, seeker: Seeker, films: Sequence[Film]):
-        self.seeker, self.films = seeker, films
+    def __init__(self, seeker: Seeker, films: Sequence[Film], rows: Mapping[str, int]):
+        self.seeker, self.films, self.rows = seeker, films, rows
         self.turns: list[Turn] = []
         self.named: list[int] = []
         self.found: int | None = None
-        self._row = {film.id: row for row, film in enumerate(films)}
         self._say(Turn(False, seeker.opens()))
 
     def recommend(self, rows: Sequence[int]) -> None:
@@ -285,7 +285,7 @@ class Conversation:
 
     def _say(self, turn: Turn) -> None:
         self.turns.append(turn)
-        self.named += [row for row in dict.fromkeys(self._row[f.id] for f in turn.films) if row not in self.named]
+        self.named += [row for row in dict.fromkeys(self.rows[f.id] for f in turn.films) if row not in self.named]
 
 
 def catalogue_films(catalogue: FilmCatalogue) -> list[Film]:
