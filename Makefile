@@ -6,6 +6,8 @@ ifeq ($(origin CORES), undefined)
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 endif
 BIN := .venv/bin
+# A file's tests stay together, in one of as many processes as there are cores.
+PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # They reach the shell as environment variables, which make has not expanded and recipes quote: PROFILE='x; y' runs nothing.
 override PROFILE := $(value PROFILE)
 override SEEDS := $(value SEEDS)
@@ -16,7 +18,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE := 1
 export RUFF_NO_CACHE := true
 
-.PHONY: help study lab test check fast-odd fast-even lint types publish check-reports rough bench clean
+.PHONY: help study lab test check fast lint types publish check-reports rough bench clean
 .DEFAULT_GOAL := study
 
 help: ## list what can be made
@@ -38,14 +40,13 @@ lab: .venv/.installed ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 test: lint types ## all tests, with the notebooks, and the coverage of ilm_lib (some minutes)
-	@$(BIN)/python -m pytest -q --cov --cov-report= --cov-fail-under=90
+	@$(PYTEST) --cov --cov-report= --cov-fail-under=90
 
 check: .venv/.installed ## style, types and the fast tests, side by side (about a minute; no notebooks, no rough cases)
-	@$(MAKE) --no-print-directory -s -j4 --output-sync=target fast-odd fast-even lint types
+	@$(MAKE) --no-print-directory -s -j3 --output-sync=target fast lint types
 
-# The fast tests, every other file, so that two cores share them.
-fast-odd fast-even: fast-%: .venv/.installed
-	@$(BIN)/python -m pytest -q -m "not slow" $$(ls tests/test_*.py | awk 'NR % 2 == ($(if $(filter odd,$*),1,0))')
+fast: .venv/.installed ## the fast tests alone
+	@$(PYTEST) -m "not slow" --ignore tests/rough
 
 lint: .venv/.installed ## style of code and notebooks (ruff)
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check .
@@ -60,7 +61,7 @@ check-reports: .venv/.installed ## look at the pages of reports/ in a headless C
 	@$(BIN)/python -m ilm_lib.report check reports
 
 rough: .venv/.installed ## kill a study 40 times, break its files, fill its disk, ... (an hour; before a release)
-	@$(BIN)/python -m pytest -q tests/rough && $(BIN)/python tests/rough/run.py
+	@$(PYTEST) tests/rough && $(BIN)/python tests/rough/run.py
 
 bench: .venv/.installed ## measure speed, write runs/speed/report/index.html
 	$(BIN)/python -m bench
