@@ -1,6 +1,7 @@
 """Names of one's own data to items and users, and back."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,16 @@ def test_items_named_in_a_text(catalogue):
     assert catalogue.link("nothing of ours") == ["nothing of ours"]
 
 
+def test_what_items_are_known_by_tells_which_is_meant(catalogue):
+    assert catalogue.link("I like Heat") == ["I like ", Item(3)]
+    known = replace(catalogue, weights=[1.0] * 4 + [9.0] + [1.0] * 5)
+    assert known.link("I like Heat") == ["I like ", Item(4)]
+    rare = replace(catalogue, titles=[*catalogue.titles[:-1], "Other"], texts=["nothing of the kind"] * 10)
+    said_daily = replace(rare, texts=["the twins all day"] * 10)
+    assert rare.link("the twins all day") == ["the ", Item(8), " all day"]
+    assert said_daily.link("the twins all day") == ["the twins all day"]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -102,7 +113,9 @@ def test_what_is_no_name_is_refused(catalogue):
 
 
 def test_json_keeps_every_name(catalogue):
+    catalogue = replace(catalogue, texts=[f"text {n}" for n in range(10)], weights=[0.5] * 10)
     again = Catalogue.from_json(json.loads(json.dumps(catalogue.to_json(), ensure_ascii=False)))
+    assert again.texts == catalogue.texts and again.weights == catalogue.weights
     assert again.to_json() == catalogue.to_json()
     assert [again.id(Item(i)) for i in range(len(ITEMS))] == list(ITEMS)
     assert [again.id(User(u)) for u in range(3)] == USERS

@@ -29,6 +29,8 @@ class Catalogue:
         item_ids, user_ids: (I,) and (U,) the ids of the data that the model was made from.
         titles: (I,) for display; the id where an item has no title.
         sequential, straightforward, target: the templates `recommend` uses.
+        texts: (I,) each item in words, "" where nothing is known; () where no item has any.
+        weights: (I,) how well known each is, for one how many users had it; () where that is not known.
 
     Example:
         >>> catalogue.item("Toy Story"), catalogue.user("alice")
@@ -44,6 +46,8 @@ class Catalogue:
     sequential: str
     straightforward: str
     target: str
+    texts: Sequence[str] = ()
+    weights: Sequence[float] = ()
 
     def item(self, name: str) -> Item:
         """The item of an original id or a title.
@@ -69,14 +73,13 @@ class Catalogue:
         raise UnknownName(f"no item has the title or id {brief(name)}.{self._close_items(name)}")
 
     def link(self, text: str) -> Prompt:
-        """A text with the items in the place of their titles, for a prompt: see `linker.Linker`, which also takes how
-        well known items are and what words mean by themselves.
+        """A text with the items in the place of their titles, for a prompt: see `linker.Linker`.
 
         Example:
             >>> catalogue.link("Something like Toy Story, please")
             ['Something like ', Item(row=17), ', please']
         """
-        return self._linker.link(text)
+        return self.linker.link(text)
 
     def user(self, name: str) -> User:
         """The user of an original id; UnknownName, with close ones, where nobody has it."""
@@ -118,6 +121,8 @@ class Catalogue:
             "sequential": self.sequential,
             "straightforward": self.straightforward,
             "target": self.target,
+            "texts": list(self.texts),
+            "weights": list(self.weights),
         }
 
     @classmethod
@@ -135,11 +140,13 @@ class Catalogue:
             item_ids=values["item_ids"].split("\n"),
             user_ids=values["user_ids"].split("\n") if values["user_index"] else [],
             **{k: values[k] for k in ("titles", "sequential", "straightforward", "target")},
+            **{k: values.get(k, ()) for k in ("texts", "weights")},
         )
 
     @cached_property
-    def _linker(self) -> Linker:
-        return Linker(self.titles)
+    def linker(self) -> Linker:
+        """Finds the items that a text names; what their texts say tells a title from words of every day."""
+        return Linker(self.titles, self.weights or None, self.texts or None)
 
     @cached_property
     def _item_rows(self) -> dict[str, int]:

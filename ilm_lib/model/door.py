@@ -228,6 +228,8 @@ def agree(cf_shape: Sequence[int], num_items: int, catalogue: Catalogue | None) 
         ("item indexes", len(catalogue.indexing.item_index), items),
         ("user ids", len(catalogue.user_ids), users),
         ("user indexes", len(catalogue.indexing.user_index), users),
+        ("texts", len(catalogue.texts) or items, items),
+        ("weights", len(catalogue.weights) or items, items),
     ):
         if count != wanted:
             raise WrongValue(f"the catalogue has {count:,} {name} and the embeddings {wanted:,}: use one data set's")

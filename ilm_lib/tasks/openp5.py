@@ -98,6 +98,8 @@ class RecommendationTasks:
             sequential=first["sequential"].source,
             straightforward=first["straightforward"].source,
             target=first["sequential"].target,
+            texts=[self.data.item_text(row) for row in range(self.data.num_items)] if any(self.data.texts) else (),
+            weights=self.data.item_counts().tolist(),
         )
 
 

@@ -270,6 +270,8 @@ MISFITS = {  # changes of a catalogue, of I, of the embeddings
     "titles": (lambda c: {"titles": c.titles[1:]}, 15, 24, ["14 titles", "15"]),
     "item ids": (lambda c: {"item_ids": [*c.item_ids, "x"]}, 15, 24, ["16 item ids"]),
     "user ids": (lambda c: {"user_ids": c.user_ids[:3]}, 15, 24, ["3 user ids", "9"]),
+    "texts": (lambda c: {"texts": ["a text"]}, 15, 24, ["1 texts", "15"]),
+    "weights": (lambda c: {"weights": [1.0] * 16}, 15, 24, ["16 weights", "15"]),
     "fewer embeddings": (lambda c: {}, 15, 23, ["9 user ids", "8"]),
     "items alone": (lambda c: {}, 15, 15, ["9 user ids", "0"]),
     "more items": (lambda c: {}, 16, 24, ["15 item ids", "16"]),
