@@ -16,6 +16,7 @@ from ilm_lib.model.indexing import Indexing
 from ilm_lib.model.linker import Linker
 from ilm_lib.model.prompts import Item, Prompt, User
 from ilm_lib.model.refusals import OutOfRange, UnknownName, WrongKind, WrongValue, brief
+from ilm_lib.model.titles import names_of
 
 MAX_COMPARED = 100_000  # names that close matches are sought among in a second or two
 
@@ -144,6 +145,12 @@ class Catalogue:
         )
 
     @cached_property
+    def spoken(self) -> list[str]:
+        """(I,) titles as one says them: "The Matrix (1999)" of "Matrix, The (1999)"."""
+        named = map(names_of, self.titles)
+        return [names[0][0] + (f" ({year})" if year else "") for year, names in named]
+
+    @cached_property
     def linker(self) -> Linker:
         """Finds the items that a text names; what their texts say tells a title from words of every day."""
         return Linker(self.titles, self.weights or None, self.texts or None)
@@ -172,6 +179,38 @@ class Catalogue:
         return (
             f" There are {len(self.item_ids):,} items, {brief(self.titles[0])} (id {brief(self.item_ids[0])}) for one"
         )
+
+
+class Named:
+    """Names of items and users, for a model that has a catalogue."""
+
+    catalogue: Catalogue | None
+
+    def item(self, name: str) -> Item:
+        """The item of a title or an original id, e.g. `ilm.item("Toy Story")` (see `Catalogue.item`)."""
+        return self.names().item(name)
+
+    def link(self, text: str) -> Prompt:
+        """A text with the items in the place of their titles, a prompt for `generate` (see `Catalogue.link`)."""
+        return self.names().link(text)
+
+    def user(self, name: str) -> User:
+        """The user of an original id, e.g. `ilm.user("alice")`."""
+        return self.names().user(name)
+
+    def title(self, item: Item) -> str:
+        """The title of an item, or its original id where it has none."""
+        return self.names().title(item)
+
+    def id(self, entity: Item | User) -> str:
+        """The original id of an item or of a user."""
+        return self.names().id(entity)
+
+    def names(self) -> Catalogue:
+        """The catalogue; WrongValue where the model has none."""
+        if self.catalogue is None:
+            raise WrongValue("this model has no catalogue: pass one to ILM(..., catalogue=...)")
+        return self.catalogue
 
 
 def _plain(title: str) -> str:

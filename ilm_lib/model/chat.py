@@ -77,7 +77,7 @@ class ChatTemplate:
         Raises:
             WrongKind, WrongValue: these are no turns that the template takes; the message says which and why.
         """
-        turns = self._checked(messages)
+        turns = self.checked(messages)
         texts = _stand_ins(len(turns))
         written = self._rendered([role for role, _ in turns], texts)
         pieces = _STAND_IN.split(written)  # text, number, text, number, ..., text
@@ -88,8 +88,8 @@ class ChatTemplate:
             prompt += [*content, *self._with_marks(text)]
         return [segment for segment in prompt if segment != ""]
 
-    def _checked(self, messages: Sequence[Message]) -> list[tuple[str, Prompt]]:
-        """Roles and contents, the system's turn where it can stand."""
+    def checked(self, messages: Sequence[Message]) -> list[tuple[str, Prompt]]:
+        """Roles and contents, the system's turn where it can stand; the errors are those of `prompt`."""
         if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence) or not messages:
             raise WrongKind(f"messages are {brief(messages)}: give a list of {{'role': ..., 'content': ...}}")
         turns: list[tuple[str, Prompt]] = []

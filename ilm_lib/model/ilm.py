@@ -19,7 +19,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ilm_lib.model import door
 from ilm_lib.model.backbone import context_length, freeze, hidden_states, read
-from ilm_lib.model.catalogue import Catalogue
+from ilm_lib.model.catalogue import Catalogue, Named
+from ilm_lib.model.chat import Message
 from ilm_lib.model.decode import Beams, beam_search
 from ilm_lib.model.encoders import ItemEncoder, TokenCache, source_of
 from ilm_lib.model.factor_score import FactorScore
@@ -31,14 +32,14 @@ from ilm_lib.model.masks import takes_4d_mask
 from ilm_lib.model.prompts import Batch, Item, Prompt, PromptEncoder, User
 from ilm_lib.model.readers import Prefill
 from ilm_lib.model.recommend import Recommendation, recommend
-from ilm_lib.model.refusals import WrongValue
+from ilm_lib.model.reply import Reply, chat
 from ilm_lib.model.scoring import ScoreHead, without_llm
 from ilm_lib.sections import ItemPositions, Readout
 
 MAX_KEPT = 1 << 29  # numbers in the table of item tokens kept for inference: 2 GiB in float32
 
 
-class ILM(nn.Module):
+class ILM(Named, nn.Module):
     """Item encoder + frozen LLM.
 
     Args:
@@ -279,30 +280,29 @@ class ILM(nn.Module):
         """
         return recommend(self, users, histories, k, exclude_history, readout)
 
-    def item(self, name: str) -> Item:
-        """The item of a title or an original id, e.g. `ilm.item("Toy Story")` (see `Catalogue.item`)."""
-        return self.names().item(name)
+    def chat(
+        self, messages: Sequence[Message], k: int = 3, *, seen: Iterable[Item | str] = (), writes: bool = True
+    ) -> Reply:
+        """The model's turn in a conversation: items, and the words around them (`reply.Reply`).
 
-    def link(self, text: str) -> Prompt:
-        """A text with the items in the place of their titles, a prompt for `generate` (see `Catalogue.link`)."""
-        return self.names().link(text)
+        It recommends by what was said and by the items named, none of which it recommends again; where it has been
+        told nothing it asks back.
 
-    def user(self, name: str) -> User:
-        """The user of an original id, e.g. `ilm.user("alice")`."""
-        return self.names().user(name)
+        Args:
+            messages: turns, the oldest first, the user's last: {"role": ..., "content": ...}, a text or a list of str
+                and Item. Names of items in texts are found (see `link`).
+            k: items to recommend, from 1.
+            seen: Items, titles or ids that are not to be recommended either.
+            writes: False names the items alone, and the LLM writes nothing.
 
-    def title(self, item: Item) -> str:
-        """The title of an item, or its original id where it has none."""
-        return self.names().title(item)
+        Raises:
+            WrongKind, WrongValue, OutOfRange, UnknownName, TooLong: see `refusals`; WrongValue for a model that was
+                not trained on dialogues.
 
-    def id(self, entity: Item | User) -> str:
-        """The original id of an item or of a user."""
-        return self.names().id(entity)
-
-    def names(self) -> Catalogue:
-        if self.catalogue is None:
-            raise WrongValue("this model has no catalogue: pass one to ILM(..., catalogue=...)")
-        return self.catalogue
+        Example:
+            >>> ilm.chat([{"role": "user", "content": ["Something like ", Item(17), ", but funnier?"]}]).text
+        """
+        return chat(self, messages, k, seen=seen, writes=writes)
 
     def save_pretrained(
         self,

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from ilm_lib.model import door
-from ilm_lib.model.prompts import Item, Prompt, User
+from ilm_lib.model.chat import Message
+from ilm_lib.model.dialogue import AskedPrompt, DialoguePrompt
+from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.prompts import Batch, Item, Prompt, User
 from ilm_lib.model.refusals import TooLong, WrongValue
 from ilm_lib.model.scoring import top_items, users_in_front
 from ilm_lib.sections import Readout
@@ -115,6 +118,9 @@ def queries(ilm: ILM, histories: Sequence[Sequence[int]], alone: Sequence[int | 
     """
     head = ilm.head
     assert head is not None, "a model without a head scores nothing"
+    if isinstance(head.prompt, DialoguePrompt):
+        said = lambda rows: [part for row in rows for part in (Item(row), ", ")][:-1]
+        return dialogue_queries(ilm, [[{"role": "user", "content": said(rows)}] for rows in histories])
     before = [rows[: -head.prompt.history_max] for rows in histories]
     front, guests = users_in_front(head.prompt, ilm.fold_in, ilm.cf[: ilm.num_items], ilm.num_users, before)
     asked = [
@@ -125,26 +131,81 @@ def queries(ilm: ILM, histories: Sequence[Sequence[int]], alone: Sequence[int | 
     return found if ilm.factors is None else ilm.factors.queries(found, ilm.cf[: ilm.num_items], histories)
 
 
+def dialogue_queries(ilm: ILM, dialogues: Sequence[Sequence[Message]]) -> Tensor:
+    """(B, d) queries where the assistant is to speak in dialogues, for `ILM.table`.
+
+    Args:
+        dialogues: of each the turns, the oldest first, with Items in the place of their names.
+    """
+    shown, titles = dialogue_prompt(ilm), ilm.names().spoken
+    template, asked, user = shown.template(ilm.tokenizer), [], ilm.num_users
+    for turns in dialogues:
+        asked.append(shown.render(template, titles, turns, user))
+        user += len(asked[-1].named)
+    last = torch.tensor([len(one.named) for one in asked]).cumsum(0) - 1
+    return place_queries(ilm, asked)[last.to(ilm.device)]
+
+
+def dialogue_prompt(ilm: ILM) -> DialoguePrompt:
+    """How a model that was trained on dialogues reads them; WrongValue for another."""
+    if ilm.head is None or not isinstance(ilm.head.prompt, DialoguePrompt):
+        raise WrongValue("this model was not trained on dialogues: give one that was")
+    return ilm.head.prompt
+
+
+@torch.no_grad()
+def place_queries(ilm: ILM, asked: Sequence[AskedPrompt]) -> Tensor:
+    """(A, d) queries of all places that dialogues ask at, in the order of their users, `User(num_users)` and on."""
+    assert ilm.head is not None, "a model without a head scores nothing"
+    items, named = ilm.cf[: ilm.num_items], [rows for one in asked for rows in one.named]
+    guests = seekers(ilm.fold_in, items, named)
+    found = items.new_zeros(len(named), ilm.head.query.out_features)
+    for batch, _ in read_alike(ilm, [one.prompt for one in asked], share_rows=False):
+        place = batch.entities[batch.slot_entity] - len(ilm.cf)  # below 0 at items
+        states = ilm.slot_states(batch, guests)[place >= 0]
+        with torch.autocast(ilm.device.type, enabled=False):
+            found[place[place >= 0]] = ilm.head.queries(states)
+    return found if ilm.factors is None else ilm.factors.queries(found, items, named)
+
+
+def seekers(fold_in: FoldIn | None, items: Tensor, named: Sequence[Sequence[int]]) -> Tensor:
+    """(A, D) vectors of those who named items: of each the rows, the oldest first. Zero where none was.
+
+    Args:
+        items: (I, D) vectors of all items, as the model has them.
+    """
+    if fold_in is None:
+        return items.new_zeros(len(named), items.shape[1])
+    return torch.from_numpy(fold_in.many(items.float().cpu().numpy(), named)).to(items)
+
+
 def last_queries(ilm: ILM, prompts: Sequence[Prompt], guests: Tensor | None = None) -> Tensor:
-    """(P, d) queries at the ends of prompts; `guests` as in `ILM.embed`.
+    """(P, d) queries at the ends of prompts; `guests` as in `ILM.embed`."""
+    assert ilm.head is not None, "a model without a head scores nothing"
+    found = ilm.cf.new_zeros(len(prompts), ilm.head.query.out_features)
+    for batch, which in read_alike(ilm, prompts):
+        number = torch.arange(len(which), device=ilm.device)
+        last = torch.searchsorted(batch.slot_prompt, number, right=True) - 1
+        states = ilm.slot_states(batch, guests)[last]
+        with torch.autocast(ilm.device.type, enabled=False):  # a ranking is exact, whatever the LLM reads in
+            found[which] = ilm.head.queries(states)
+    return found
+
+
+def read_alike(
+    ilm: ILM, prompts: Sequence[Prompt], *, share_rows: bool = True
+) -> Iterator[tuple[Batch, Sequence[int]]]:
+    """Prompts in batches, and which of them each has.
 
     The LLM reads prompts of like length together, some thousand positions at a time: memory does not grow with P, and
     what a pass makes stays near the processor. So little is padding that rows are shared only by short prompts, over
     which attention one by one is slow.
     """
-    assert ilm.head is not None, "a model without a head scores nothing"
     length = [len(ilm.prompts.encode(prompt)[0]) for prompt in prompts]
-    found: list[Tensor] = []
     order = sorted(range(len(prompts)), key=length.__getitem__)
     for part in alike([length[p] for p in order], POSITIONS[ilm.device.type != "cpu"]):
-        batch = ilm.encode([prompts[p] for p in order[part]], pack=length[order[part.stop - 1]] < 32)
-        number = torch.arange(part.stop - part.start, device=ilm.device)
-        last = torch.searchsorted(batch.slot_prompt, number, right=True) - 1
-        states = ilm.slot_states(batch, guests)[last]
-        with torch.autocast(ilm.device.type, enabled=False):  # a ranking is exact, whatever the LLM reads in
-            found.append(ilm.head.queries(states))
-    place = torch.tensor(order, device=ilm.device).argsort()  # where each prompt went
-    return torch.cat(found)[place]
+        which = order[part]
+        yield ilm.encode([prompts[p] for p in which], pack=share_rows and length[which[-1]] < 32), which
 
 
 def alike(length: Sequence[int], most: int) -> Iterator[slice]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ilm_lib.model.dialogue import DialoguePrompt
 from ilm_lib.model.kernels import rival_nll, rivals, table_nll
 from ilm_lib.model.prompts import Batch, Item, Prompt, User
 from ilm_lib.model.side import SideNetwork
@@ -116,7 +117,7 @@ class ScoreHead(nn.Module):
         dropout: on the hidden state.
         context: what a score is read off: "llm", the hidden state; "last", the tokens of the last slot, and "mean",
             those of all slots so far, without the LLM: what it adds is the difference.
-        prompt: how a history is shown.
+        prompt: how a history, or a dialogue, is shown.
 
     Attributes:
         share: (I,) of each item in the interactions for training; 0 for one that training does not meet.
@@ -142,7 +143,7 @@ class ScoreHead(nn.Module):
         cold_dropout: float = 0.0,
         dropout: float = 0.0,
         context: Context = "llm",
-        prompt: HistoryPrompt | None = None,
+        prompt: HistoryPrompt | DialoguePrompt | None = None,
     ):
         super().__init__()
         if cold_dropout and known is None:
@@ -188,7 +189,9 @@ class ScoreHead(nn.Module):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ScoreHead:
         """A head of these sizes, with fresh weights."""
-        return cls(**{**config, "prompt": HistoryPrompt(**config["prompt"])})
+        shown = config["prompt"]
+        of_dialogues = "system" in shown
+        return cls(**{**config, "prompt": (DialoguePrompt if of_dialogues else HistoryPrompt)(**shown)})
 
     def read(self, hidden: Tensor, vectors: Tensor | None = None, batch: Batch | None = None) -> Tensor:
         """(S, K H) hidden states after all slots of a batch -> (S, R), what queries are made of.

@@ -1,0 +1,266 @@
+"""`ILM.chat`: the model's turn in a conversation.
+
+First it recommends: the read-out's query where the assistant is to speak, held against all items, those named so far
+left out. Then the LLM writes, with the chosen items in its prompt. Every item of a reply is one of the catalogue's, put
+there by us; between items the LLM writes in small letters, so it cannot name one of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from ilm_lib.model import door
+from ilm_lib.model.backbone import context_length
+from ilm_lib.model.chat import ChatTemplate, Message
+from ilm_lib.model.masks import takes_positions
+from ilm_lib.model.prompts import Item, Prompt, User
+from ilm_lib.model.recommend import Recommendation, dialogue_prompt, dialogue_queries
+from ilm_lib.model.refusals import TooLong, WrongKind, brief
+from ilm_lib.model.scoring import top_items
+from ilm_lib.model.titles import words_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ilm_lib.model.ilm import ILM
+
+LONGEST = 4_000  # characters of a text that are read, its last ones
+SENTENCE = 40  # tokens that the LLM writes of an item, at most
+FACTS = 40  # words of an item's text that the LLM is shown
+AGAIN = 1.3  # by which the logit of a token that it wrote already is divided
+ASKS = (
+    "What do you like? Name one or two, or say what you are looking for.",
+    "Tell me a little more: one that you liked, or what kind it should be.",
+)
+LEADS = ("How about ", "\nOr ", "\nYou could also try ")
+FRAMES = ("? It is", ", which is")
+_NO_SENTENCE = re.compile(r"[\n\r\"“”«»*_#\[\]{}<>|@\\0-9\ufffd]")
+#: Words that say nothing of what one likes.
+EMPTY = set(
+    "a an any are at can could do evening film films find for get give good hello help hey hi how i i'd i'm is like "
+    "looking me morning movie movies my need of ok please recommend recommendation should show some something suggest "
+    "tell thank thanks the there to today tonight us want watch we what would yes you your".split()
+)
+
+
+@dataclass
+class Reply:
+    """What the model says in its turn. A reply is iterated as it is written, a text or an Item at a time.
+
+    Attributes:
+        recommended: what it recommends, best first; [] where it asks back. There before the first word is written.
+        understood: the turns so far, with items in the place of their names.
+
+    Example:
+        >>> reply = ilm.chat([{"role": "user", "content": "Something like Toy Story, but sadder"}])
+        >>> for part in reply:
+        ...     print(part if isinstance(part, str) else ilm.title(part), end="", flush=True)
+    """
+
+    recommended: list[Recommendation]
+    understood: list[Message]
+    _parts: Iterator[str | Item]
+    _titles: Sequence[str]
+    _said: list[str | Item] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[str | Item]:
+        place = 0
+        while True:
+            if place == len(self._said):
+                if (part := next(self._parts, None)) is None:
+                    return
+                self._said.append(part)
+            yield self._said[place]
+            place += 1
+
+    @property
+    def content(self) -> Prompt:
+        """The whole reply, for the next call's messages; adjacent texts are one."""
+        joined: list[str | Item] = []
+        for part in self:
+            if isinstance(part, str) and joined and isinstance(joined[-1], str):
+                joined[-1] += part
+            else:
+                joined.append(part)
+        return joined
+
+    @property
+    def text(self) -> str:
+        """The whole reply in words, titles in the place of items."""
+        return "".join(self._titles[part.row] if isinstance(part, Item) else part for part in self)
+
+
+def chat(
+    ilm: ILM, messages: Sequence[Message], k: int = 3, *, seen: Iterable[Item | str] = (), writes: bool = True
+) -> Reply:
+    """See `ILM.chat`."""
+    dialogue_prompt(ilm)
+    k, writes = door.whole_number(k, "k"), door.yes_or_no(writes, "writes")
+    turns = understood(ilm, messages)
+    named = [part.row for turn in turns for part in turn["content"] if isinstance(part, Item)]
+    titles = ilm.names().spoken
+    if not named and not _tells(turns):
+        asked = sum(turn["role"] == "assistant" for turn in turns)
+        return Reply([], turns, iter([ASKS[asked % len(ASKS)]]), titles)
+    banned = [*named, *door.history_rows(seen, ilm.names(), ilm.num_items)]
+    query = dialogue_queries(ilm, [_that_fit(ilm, turns)])
+    rows, found = top_items(query, *ilm.table(), k, [banned])
+    name = ilm.names()
+    best = [
+        Recommendation(Item(row), name.id(Item(row)), name.title(Item(row)), score)
+        for row, score in zip(rows[0].tolist(), found[0].tolist())
+        if row >= 0
+    ]
+    if not best:
+        return Reply([], turns, iter(["You have named every film I know."]), titles)
+    return Reply(best, turns, _written(ilm, turns, [one.item for one in best], writes), titles)
+
+
+def understood(ilm: ILM, messages: Sequence[Message]) -> list[Message]:
+    """The turns of a conversation, with items in the place of their names and each a list.
+
+    Raises:
+        WrongKind, WrongValue, OutOfRange: these are no turns, the last is not the user's, or an Item is none of the
+            model's.
+    """
+    turns: list[Message] = []
+    for role, content in ChatTemplate(ilm.tokenizer).checked(messages):
+        prompt = door.as_prompts([[*content] or [" "]])[0][0]
+        door.fit([prompt], ilm.num_items, ilm.num_users, encoder=ilm.encoder is not None)
+        if any(not isinstance(part, (str, Item)) for part in prompt):
+            raise WrongKind(f"a message of a conversation holds text and Items alone, not {brief(prompt)}")
+        linked = [out for part in prompt for out in (ilm.link(part[-LONGEST:]) if isinstance(part, str) else [part])]
+        turns.append({"role": role, "content": linked if role != "system" else prompt})
+    return turns
+
+
+def _that_fit(ilm: ILM, turns: Sequence[Message], room: int = 256) -> Sequence[Message]:
+    """The last turns that the LLM can read with something to write beside them."""
+    most = context_length(ilm.llm) - room
+    for start in range(len(turns)):
+        if len(ilm.prompts.encode([p for t in turns[start:] for p in t["content"]])[0]) + 16 * len(turns) < most:
+            return turns[start:]
+    raise TooLong(f"the last message is longer than the {most} tokens that the LLM can read: say it in fewer words")
+
+
+def _tells(turns: Sequence[Message]) -> bool:
+    """Whether the user has said anything of what they like."""
+    said = " ".join(p for t in turns if t["role"] == "user" for p in t["content"] if isinstance(p, str))
+    return any(word.key not in EMPTY for word in words_of(said))
+
+
+def _written(ilm: ILM, turns: Sequence[Message], items: Sequence[Item], writes: bool) -> Iterator[str | Item]:
+    """The reply that recommends items, a part at a time."""
+    if not writes:
+        for number, item in enumerate(items):
+            yield LEADS[0] if not number else " or " if number == len(items) - 1 else ", "
+            yield item
+        yield "?"
+        return
+    name, pen = ilm.names(), Pen(ilm)
+    prompt = _to_write(ilm, turns, items)
+    for number, item in enumerate(items):
+        lead, frame = LEADS[min(number, len(LEADS) - 1)], FRAMES[number % len(FRAMES)]
+        yield lead
+        yield item
+        yield frame
+        prompt += [lead, name.spoken[item.row], *_tokens(ilm, item), frame]
+        for part in pen.sentence(prompt):
+            yield part
+            prompt.append(part)
+
+
+def _to_write(ilm: ILM, turns: Sequence[Message], items: Sequence[Item]) -> list:
+    """The prompt in which the LLM writes: what is known of the items, and the turns so far."""
+    shown, name = dialogue_prompt(ilm), ilm.names()
+    told: list[str | Item] = [shown.system, " "]
+    for item in items:
+        text = name.texts[item.row] if name.texts else ""
+        told += ["\n", name.spoken[item.row], *_tokens(ilm, item)]
+        told += [f": {' '.join(text.split()[:FACTS])}"] * bool(text)
+    spoken = [turn for turn in _that_fit(ilm, turns, 512) if turn["role"] != "system"]
+    turns = [{"role": "system", "content": told}, *spoken]
+    asked = shown.render(ChatTemplate(ilm.tokenizer), name.spoken, turns, ilm.num_users)
+    return [part for part in asked.prompt if not isinstance(part, User)]  # seekers' slots are the read-out's
+
+
+def _tokens(ilm: ILM, item: Item) -> list[Item]:
+    """The item where the LLM reads items."""
+    return [] if ilm.encoder is None or not dialogue_prompt(ilm).tokens else [item]
+
+
+class Pen:
+    """Reads a prompt that grows, and writes on; what it has read is not read again."""
+
+    def __init__(self, ilm: ILM):
+        self.ilm, self.cache = ilm, DynamicCache(config=ilm.llm.config)
+        self.known: list[tuple[int, int]] = []  # of every token read, its id and whose slot it is in, or -1
+        self.allowed = small_letters(ilm.tokenizer).to(ilm.device)
+
+    @torch.no_grad()
+    def sentence(self, prompt: Prompt) -> Iterator[str]:
+        """What comes after a prompt, up to the end of the sentence, a word or less at a time."""
+        logits, position = self._read(prompt)
+        written: list[int] = []
+        text, stops = "", {*ChatTemplate(self.ilm.tokenizer).stops}
+        while True:
+            logits = logits.masked_fill(~self.allowed, -torch.inf)
+            if written:
+                own = torch.tensor(written, device=logits.device)
+                logits[own] = torch.where(logits[own] > 0, logits[own] / AGAIN, logits[own] * AGAIN)
+            token = int(logits.argmax())
+            if token in stops or len(written) == SENTENCE:
+                break
+            written.append(token)
+            now = self.ilm.tokenizer.decode(written)
+            if not now.endswith("\ufffd"):
+                yield now[len(text) :]
+                text = now
+            if text.rstrip().endswith((".", "!", "?")):
+                return
+            position += 1
+            ids = torch.tensor([[token]], device=logits.device)
+            logits = self._forward({"input_ids": ids}, torch.tensor([[position]], device=logits.device))
+            self.known.append((token, -1))
+        yield "."
+
+    def _read(self, prompt: Prompt) -> tuple[Tensor, int]:
+        """(V,) logits of what comes next, and the position of the last token."""
+        batch = self.ilm.encode([prompt])
+        entity = torch.full_like(batch.input_ids[0], -1)
+        for start, slot in zip(batch.slot_start.tolist(), batch.slot_entity.tolist()):
+            entity[start : start + self.ilm.prompts.num_query_tokens] = batch.entities[slot]
+        now = list(zip(batch.input_ids[0].tolist(), entity.tolist()))
+        same = next((n for n, (a, b) in enumerate(zip(now, self.known)) if a != b), min(len(now), len(self.known)))
+        same = min(same, len(now) - 1)
+        if gone := len(self.known) - same:
+            self.cache.crop(-gone)
+        self.known = now
+        inputs = {"inputs_embeds": self.ilm.embed(batch)[:, same:]}
+        return self._forward(inputs, batch.position_ids[:, same:]), int(batch.position_ids[0, -1])
+
+    def _forward(self, inputs: dict[str, Any], positions: Tensor) -> Tensor:
+        if takes_positions(self.ilm.llm):
+            inputs["position_ids"] = positions
+        out = self.ilm.llm(**inputs, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        return out.logits[0, -1].float()
+
+
+@lru_cache(4)
+def small_letters(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """(V,) bool, the tokens that hold no capital letter, line break, quote or mark-up, and the special ones.
+
+    Names are written with capital letters: an LLM without them can neither name an item nor invent one.
+    """
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    special = {*tokenizer.all_special_ids}
+    plain = [n in special or not (_NO_SENTENCE.search(text) or text.lower() != text) for n, text in enumerate(texts)]
+    return torch.tensor(plain)

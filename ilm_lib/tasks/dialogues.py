@@ -1,0 +1,156 @@
+"""Dialogues as a model with a head reads them: training batches with a target at every turn that names items, and the
+scores of every question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ilm_lib.data.conversations import Dialogue, Film
+from ilm_lib.model.chat import ChatTemplate, Message
+from ilm_lib.model.dialogue import AskedPrompt, DialoguePrompt
+from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.prompts import Item, PromptEncoder, User
+from ilm_lib.model.recommend import dialogue_prompt, place_queries, seekers
+from ilm_lib.tasks.conversation import Question, recall_metrics, target_ranks
+from ilm_lib.tasks.scoring import NO_LOSS, Histories
+
+if TYPE_CHECKING:
+    from ilm_lib.model.ilm import ILM
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A dialogue whose films are items of a catalogue.
+
+    Attributes:
+        turns: the oldest first; of a film that the catalogue does not have the title stands there in words.
+        targets: of each of the assistant's turns the rows that it should recommend, [] where it is not asked.
+    """
+
+    turns: list[Message]
+    targets: list[list[int]]
+
+
+def talks_of(dialogues: Sequence[Dialogue], rows: Mapping[str, int], questions: Sequence[Question]) -> list[Talk]:
+    """Dialogues with what is asked in them.
+
+    Args:
+        rows: ReDial's id -> row in the catalogue.
+        questions: of `conversation.questions_of`.
+    """
+    asked: dict[tuple[int, int], list[int]] = {}
+    for question in questions:
+        asked.setdefault((question.dialogue, question.turn), []).append(question.target)
+    said = lambda part: Item(rows[part.id]) if isinstance(part, Film) and part.id in rows else part
+    talks = []
+    for number, dialogue in enumerate(dialogues):
+        turns: list[Message] = []
+        for turn in dialogue.turns:
+            content = [part.name if isinstance(part, Film) else part for part in map(said, turn.content)]
+            turns.append({"role": "assistant" if turn.recommender else "user", "content": content})
+        own = [turn for turn, said_ in enumerate(dialogue.turns) if said_.recommender]
+        talks.append(Talk(turns, [asked.get((number, turn), []) for turn in own]))
+    return talks
+
+
+@dataclass(frozen=True)
+class DialogueTasks:
+    """Talks as the read-out of a model is asked in them.
+
+    Attributes:
+        vectors: (I, d) of the items.
+        num_users: of the model; seekers' slots follow them.
+        titles: (I,) as items are called in a prompt.
+        fold_in: makes a seeker's vector of the items named so far; None: it is zero.
+    """
+
+    vectors: Tensor
+    num_users: int
+    titles: Sequence[str]
+    prompt: DialoguePrompt
+    template: ChatTemplate
+    fold_in: FoldIn | None = None
+
+    @classmethod
+    def of(cls, ilm: ILM) -> DialogueTasks:
+        """As a model with a head over dialogues is asked."""
+        shown, items = dialogue_prompt(ilm), ilm.cf[: ilm.num_items].float().cpu()
+        return cls(items, ilm.num_users, ilm.names().spoken, shown, shown.template(ilm.tokenizer), ilm.fold_in)
+
+    def training_batches(
+        self, encoder: PromptEncoder, talks: Sequence[Talk], size: int, seed: int
+    ) -> Callable[[int], Histories]:
+        """Batches for `loop.fit`: every talk that asks for something once before any comes again.
+
+        Where a turn asks for several items, one of them is drawn each time.
+        """
+        talks = [talk for talk in talks if any(talk.targets)]
+        an_epoch = -(-len(talks) // size)
+
+        def batch(number: int) -> Histories:
+            epoch, part = divmod(number, an_epoch)
+            order = np.random.default_rng([seed, epoch]).permutation(len(talks))
+            rng = np.random.default_rng([seed, epoch, part])
+            return self.histories(encoder, [talks[n] for n in order[part * size : (part + 1) * size]], rng)
+
+        return batch
+
+    def histories(self, encoder: PromptEncoder, talks: Sequence[Talk], rng: np.random.Generator) -> Histories:
+        """Talks as a batch; `rng` draws the target of a turn that asks for several."""
+        asked = self.asked(talks)
+        targets = []
+        for talk, one in zip(talks, asked):
+            wanted = iter(talk.targets[len(talk.targets) - len(one.named) :])  # the oldest turns may be left out
+            for segment in one.prompt:
+                if isinstance(segment, User):
+                    rows = next(wanted)
+                    targets.append(rows[rng.integers(len(rows))] if rows else NO_LOSS)
+                elif isinstance(segment, Item):
+                    targets.append(NO_LOSS)
+        batch = encoder.batch([one.prompt for one in asked], pack=True)
+        guests = seekers(self.fold_in, self.vectors, [rows for one in asked for rows in one.named])
+        return Histories(batch, torch.tensor(targets), guests)
+
+    def asked(self, talks: Sequence[Talk]) -> list[AskedPrompt]:
+        """The prompts of talks; the places of all are numbered in order."""
+        found: list[AskedPrompt] = []
+        first = self.num_users
+        for talk in talks:
+            found.append(self.prompt.render(self.template, self.titles, talk.turns, first, told=True))
+            first += len(found[-1].named)
+        return found
+
+
+@torch.no_grad()
+def scores(ilm: ILM, talks: Sequence[Talk], *, autocast: bool = False) -> np.ndarray:
+    """(Q, I) scores of all items at every question of talks, in the order of `conversation.questions_of`.
+
+    Each talk is read once. Turns that ask for several items have a row for each of these.
+
+    Raises:
+        ValueError: a talk has more slots than a prompt may have.
+    """
+    talks = [talk for talk in talks if any(talk.targets)]
+    asked = DialogueTasks.of(ilm).asked(talks)
+    if any(len(one.named) != len(talk.targets) for one, talk in zip(asked, talks)):
+        raise ValueError("a talk has more turns and items than the model reads: raise DialoguePrompt.history_max")
+    with torch.autocast(ilm.device.type, torch.bfloat16, enabled=autocast):
+        queries = place_queries(ilm, asked)
+    table, bias = ilm.table()
+    of_places = torch.addmm(bias, queries, table.T).float().cpu().numpy()  # (A, I)
+    wanted = [len(rows) for talk in talks for rows in talk.targets]
+    return np.repeat(of_places, wanted, axis=0)
+
+
+def dev_metrics(ilm: ILM, talks: Sequence[Talk], questions: Sequence[Question], *, autocast: bool = False) -> dict:
+    """Recall at the dev questions, and NDCG@10, by which weights are chosen."""
+    ranks = target_ranks(scores(ilm, talks, autocast=autocast), questions)
+    gain = np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0.0)
+    found = recall_metrics(ranks) | {"NDCG@10": gain}
+    return {f"dev {name}": float(values.mean()) for name, values in found.items()}
