@@ -23,22 +23,23 @@ from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.decode import Beams, beam_search
 from ilm_lib.model.encoders import ItemEncoder, TokenCache, source_of
 from ilm_lib.model.factor_score import FactorScore
+from ilm_lib.model.finder import Finder, find, fits
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.folder import read_folder, write_folder
 from ilm_lib.model.generate import generate
 from ilm_lib.model.kernels import Trie, interleave
 from ilm_lib.model.masks import takes_4d_mask
+from ilm_lib.model.named import Named
 from ilm_lib.model.prompts import Batch, Item, Prompt, PromptEncoder, User
 from ilm_lib.model.readers import Prefill
 from ilm_lib.model.recommend import Recommendation, recommend
-from ilm_lib.model.refusals import WrongValue
 from ilm_lib.model.scoring import ScoreHead, without_llm
 from ilm_lib.sections import ItemPositions, Readout
 
 MAX_KEPT = 1 << 29  # numbers in the table of item tokens kept for inference: 2 GiB in float32
 
 
-class ILM(nn.Module):
+class ILM(nn.Module, Named):
     """Item encoder + frozen LLM.
 
     Args:
@@ -52,9 +53,10 @@ class ILM(nn.Module):
         fold_in: how `recommend` gets the vector of a user whom `cf` does not hold; None: it cannot.
         head: what scores the catalogue; None: the LLM writes the items' names.
         factors: what the items' factors say beside the head; None: nothing.
+        finder: how `find` finds items by words; None: it cannot.
 
     Raises:
-        WrongValue: embeddings and catalogue are not of the same items and users.
+        WrongValue: embeddings, catalogue and finder are not of the same items and users.
     """
 
     llm: PreTrainedModel
@@ -74,11 +76,14 @@ class ILM(nn.Module):
         fold_in: FoldIn | None = None,
         head: ScoreHead | None = None,
         factors: FactorScore | None = None,
+        finder: Finder | None = None,
     ):
         super().__init__()
         door.agree(cf.shape, num_items, catalogue)
+        fits(finder, num_items)
         self.llm, self.encoder, self.tokenizer, self.catalogue = freeze(llm), encoder, tokenizer, catalogue
         self.num_items, self.fold_in, self.head, self.factors = int(num_items), fold_in, head, factors
+        self.finder = finder
         self.register_buffer("cf", cf, persistent=False)
         tokens = encoder.num_query_tokens if encoder else 0
         packs = partial(takes_4d_mask, llm)
@@ -279,30 +284,19 @@ class ILM(nn.Module):
         """
         return recommend(self, users, histories, k, exclude_history, readout)
 
-    def item(self, name: str) -> Item:
-        """The item of a title or an original id, e.g. `ilm.item("Toy Story")` (see `Catalogue.item`)."""
-        return self.names().item(name)
+    def find(self, words: str, k: int = 10) -> list[Recommendation]:
+        """The k items that words mean most probably, best first; nothing need be known of who asks (see `finder`).
 
-    def link(self, text: str) -> Prompt:
-        """A text with the items in the place of their titles, a prompt for `generate` (see `Catalogue.link`)."""
-        return self.names().link(text)
+        Args:
+            words: what is looked for, in a few words; no title need be among them (for that, see `link`).
+            k: how many, from 1; all items at most.
 
-    def user(self, name: str) -> User:
-        """The user of an original id, e.g. `ilm.user("alice")`."""
-        return self.names().user(name)
+        Raises WrongKind or WrongValue for no text, an empty one, and a model without a finder.
 
-    def title(self, item: Item) -> str:
-        """The title of an item, or its original id where it has none."""
-        return self.names().title(item)
-
-    def id(self, entity: Item | User) -> str:
-        """The original id of an item or of a user."""
-        return self.names().id(entity)
-
-    def names(self) -> Catalogue:
-        if self.catalogue is None:
-            raise WrongValue("this model has no catalogue: pass one to ILM(..., catalogue=...)")
-        return self.catalogue
+        Example:
+            >>> ilm.find("slow-burning science fiction", k=3)
+        """
+        return find(self, words, k)
 
     def save_pretrained(
         self,
