@@ -1,0 +1,167 @@
+"""Films found by words alone, without an LLM: held-out tags of MovieLens are asked.
+
+    python -m bench.find 0 1 2     rank all films of the catalogue for every test tag, three seeds, write
+
+A tag that people gave to 5 to 500 films is a query (`tasks/finding.py`), and whole tags are held out: films are known
+by title, genres and plot, by their training tags where a method's name says so, and by who rated them. Settings are
+chosen on the dev tags; test tags are asked once. Rows go to reports/redial/find.csv, in the form of all results.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from bench.redial import markdown, measured, rows_of
+from ilm_lib.baselines.bm25 import BM25
+from ilm_lib.baselines.cf import fit_cf
+from ilm_lib.baselines.dialogue import unit
+from ilm_lib.data.conversations import TAGS, FilmCatalogue, read_catalogue, read_tags
+from ilm_lib.metrics import embed_sentences, sentence_encoder
+from ilm_lib.model.finder import Aligned, Finder, Weights
+from ilm_lib.profiles import ROOT
+from ilm_lib.settings import Phase1, QFormerParams
+from ilm_lib.tasks.finding import FINDING, Part, found, tag_task
+from ilm_lib.train.pairs import Pairs
+from ilm_lib.train.phase1 import train_phase1
+
+RESULTS = ROOT / "reports" / "redial" / "find.csv"
+LEAST_RATED = 3  # ratings under which factors say nothing of a film: it is as if nobody had it
+QFORMER = QFormerParams(
+    num_query_tokens=4, layers=2, width=384, heads=12, contrast_dim=128, text_tower="minilm", max_text_tokens=32
+)
+LEARNING = Phase1(steps=400, batch_size=128, lr=5e-4, optimizer="adamw", losses=("itc",), holdout=0.02)
+RIDGE = 30.0
+METHODS = {
+    "Popularity": "how many rated a film",
+    "BM25": "the words, in title, genres and plot",
+    "BM25, tags": "and in the training tags",
+    "MiniLM": "cosine of the words and title, genres and plot",
+    "MiniLM, tags": "and the training tags",
+    "Linear map": "a linear map of sentence vectors to factors, in the place of phase 1",
+    "Phase 1": "the words' h_cls and the query outputs of films' factors: no word of a film is read",
+    "Finder without phase 1": "MiniLM, tags and how many rated a film",
+    "Finder": "both and phase 1 (`model/finder.py`)",
+    "Another's vectors": "the finder, with the factors of other films",
+}
+
+
+class World:
+    """The films, what is known of each, and what is asked."""
+
+    def __init__(self, catalogue: FilmCatalogue, tags: dict[int, list[str]], encoder: SentenceTransformer):
+        rows = range(len(catalogue.ids))
+        self.catalogue = catalogue
+        self.texts = [catalogue.text(row) for row in rows]
+        self.task = tag_task([tags.get(movie, []) for movie in catalogue.ids], self.texts)
+        self.tagged = [text_with_tags(catalogue, row, self.task.known[row]) for row in rows]
+        self.counts = np.bincount(np.concatenate(catalogue.histories), minlength=len(rows)).astype(np.float32)
+        vectors = lambda texts: embed_sentences(encoder, texts, autocast=True)
+        self.text_vectors, self.tagged_vectors = vectors(self.texts), vectors(self.tagged)
+        self.asked = {part: vectors([q.words for q in asked]) for part, asked in self.task.queries.items()}
+
+    def factors(self, seed: int) -> np.ndarray:
+        """(M, 64) iALS, unit length, zero where too few rated a film."""
+        made = fit_cf(self.catalogue.matrix(), dim=64, unobserved_weight=0.1, seed=seed).item
+        return unit(made) * (self.counts >= LEAST_RATED)[:, None]
+
+    def pairs(self) -> Pairs:
+        """What phase 1 reads of films that were rated: title and genres, sentences of the plot, training tags."""
+        texts = {int(row): self._sayings(int(row)) for row in np.flatnonzero(self.counts >= LEAST_RATED)}
+        entity = np.array([row for row, said in texts.items() for _ in said])
+        none = np.empty((0, 2), np.int64)
+        return Pairs([text for said in texts.values() for text in said], entity, none, none)
+
+    def _sayings(self, row: int) -> list[str]:
+        films = self.catalogue
+        plot = [sentence for sentence in re.split(r"(?<=[.!?])\s+", films.plots[row]) if sentence]
+        return [". ".join(filter(None, (films.titles[row], films.genres[row]))), *plot, *self.task.known[row]]
+
+
+def text_with_tags(catalogue: FilmCatalogue, row: int, tags: Sequence[str]) -> str:
+    """A film in words, its tags before the plot, of which a sentence vector reads the beginning alone."""
+    parts = (catalogue.titles[row], catalogue.genres[row], ", ".join(tags), catalogue.plots[row])
+    return ". ".join(part.rstrip(".") for part in parts if part)
+
+
+def linear_map(world: World, factors: np.ndarray) -> np.ndarray:
+    """(D, F) ridge regression from sentence vectors of texts and training tags to films' factors."""
+    train = world.task.queries["train"]
+    having = np.concatenate([query.rows for query in train])
+    of_tags = np.repeat(world.asked["train"], [len(query.rows) for query in train], axis=0)
+    said, target = np.concatenate([world.tagged_vectors, of_tags]), np.concatenate([factors, factors[having]])
+    weight = np.log1p(np.concatenate([world.counts, world.counts[having]]))[:, None]
+    return np.linalg.solve((said * weight).T @ said + RIDGE * np.eye(said.shape[1]), (said * weight).T @ target)
+
+
+def aligned(world: World, cf: Tensor, seed: int) -> Aligned:
+    """Phase 1, trained on what films say."""
+    model, codec, _ = train_phase1(world.pairs(), cf, QFORMER, LEARNING, LEARNING.losses, seed=seed)
+    return Aligned(model, codec)
+
+
+def anothers(items: Tensor, seed: int) -> Tensor:
+    """(M, N, C) in which each film that was rated has what belongs to another one, in any order."""
+    rated = items.any(2).any(1).nonzero()[:, 0]
+    mixed = items.clone()
+    mixed[rated] = items[rated[torch.from_numpy(np.random.default_rng(seed).permutation(len(rated)))]]
+    return mixed
+
+
+def methods(world: World, seed: int, part: Part = "test") -> Iterator[tuple[str, np.ndarray]]:
+    """Method and (Q, M) scores for the tags of a part."""
+    words, said, films = [q.words for q in world.task.queries[part]], world.asked[part], len(world.texts)
+    yield "Popularity", np.broadcast_to(world.counts, (len(words), films))
+    yield "BM25", BM25(world.texts).scores(words)
+    yield "BM25, tags", BM25(world.tagged).scores(words)
+    yield "MiniLM", said @ world.text_vectors.T
+    yield "MiniLM, tags", said @ world.tagged_vectors.T
+    factors = world.factors(seed)
+    yield "Linear map", unit(said @ linear_map(world, factors)) @ factors.T
+    cf = torch.from_numpy(factors * factors.shape[1] ** 0.5)  # an RMS of 1, as phase 1 is given
+    towers = aligned(world, cf, seed)
+    base = Finder(world.tagged_vectors, world.counts)
+    finder = replace(base, aligned=towers, items=towers.items(cf))
+    yield "Phase 1", replace(finder, weights=Weights(0, 1, 0)).log_probabilities(words).numpy()
+    dev = world.task.queries["dev"]
+    for method, one in (("Finder without phase 1", base), ("Finder", finder)):
+        finder = one.chosen([q.words for q in dev], [q.rows for q in dev])
+        print(seed, method, finder.weights, flush=True)
+        yield method, finder.log_probabilities(words).numpy()
+    assert finder.items is not None
+    others = anothers(finder.items, seed)
+    yield "Another's vectors", replace(finder, items=others).log_probabilities(words).numpy()
+
+
+def measure(root: Path, seeds: Sequence[int], part: Part = "test") -> pd.DataFrame:
+    """Rows of find.csv."""
+    world = World(read_catalogue(root), read_tags(root / TAGS), sentence_encoder())
+    rows = []
+    for seed in seeds:
+        for method, scores in methods(world, seed, part):
+            values = found(scores, world.task.queries[part])
+            print(seed, method, *(f"{name} {v.mean():.3f}" for name, v in values.items()), flush=True)
+            rows += rows_of("MovieLens", "find", "", method, seed, values)
+    return pd.DataFrame(rows)
+
+
+def table(results: pd.DataFrame) -> str:
+    """The table of reports/README.md, in Markdown."""
+    return markdown(results, METHODS, FINDING)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    print(table(measured("find", __doc__, measure, RESULTS, arguments)))
+
+
+if __name__ == "__main__":
+    main()
