@@ -36,20 +36,21 @@ from ilm_lib.train.phase1 import train_phase1
 RESULTS = ROOT / "reports" / "redial" / "find.csv"
 LEAST_RATED = 3  # ratings under which factors say nothing of a film: it is as if nobody had it
 QFORMER = QFormerParams(
-    num_query_tokens=4, layers=2, width=384, heads=12, contrast_dim=128, text_tower="minilm", max_text_tokens=32
+    num_query_tokens=4, layers=6, width=384, heads=12, contrast_dim=128, text_tower="minilm", max_text_tokens=16
 )
-LEARNING = Phase1(steps=400, batch_size=128, lr=5e-4, optimizer="adamw", losses=("itc",), holdout=0.02)
-RIDGE = 30.0
+LEARNING = Phase1(steps=300, batch_size=128, lr=2e-4, optimizer="adamw", losses=("itc",), holdout=0.02)
+RIDGE = 30.0  # of 10, 30 and 100
 METHODS = {
     "Popularity": "how many rated a film",
     "BM25": "the words, in title, genres and plot",
     "BM25, tags": "and in the training tags",
     "MiniLM": "cosine of the words and title, genres and plot",
     "MiniLM, tags": "and the training tags",
-    "Linear map": "a linear map of sentence vectors to factors, in the place of phase 1",
-    "Phase 1": "the words' h_cls and the query outputs of films' factors: no word of a film is read",
-    "Finder without phase 1": "MiniLM, tags and how many rated a film",
-    "Finder": "both and phase 1 (`model/finder.py`)",
+    "Linear map": "of sentence vectors to factors, in the place of phase 1; no word of a film is read",
+    "Phase 1": "the words' h_cls and the query outputs of films' factors; no word of a film is read",
+    "Finder without factors": "MiniLM, tags and how many rated a film",
+    "Finder, linear map": "these and the linear map",
+    "Finder": "these and phase 1 (`model/finder.py`)",
     "Another's vectors": "the finder, with the factors of other films",
 }
 
@@ -59,7 +60,7 @@ class World:
 
     def __init__(self, catalogue: FilmCatalogue, tags: dict[int, list[str]], encoder: SentenceTransformer):
         rows = range(len(catalogue.ids))
-        self.catalogue = catalogue
+        self.catalogue, self.encoder = catalogue, encoder
         self.texts = [catalogue.text(row) for row in rows]
         self.task = tag_task([tags.get(movie, []) for movie in catalogue.ids], self.texts)
         self.tagged = [text_with_tags(catalogue, row, self.task.known[row]) for row in rows]
@@ -92,14 +93,25 @@ def text_with_tags(catalogue: FilmCatalogue, row: int, tags: Sequence[str]) -> s
     return ". ".join(part.rstrip(".") for part in parts if part)
 
 
-def linear_map(world: World, factors: np.ndarray) -> np.ndarray:
-    """(D, F) ridge regression from sentence vectors of texts and training tags to films' factors."""
-    train = world.task.queries["train"]
-    having = np.concatenate([query.rows for query in train])
-    of_tags = np.repeat(world.asked["train"], [len(query.rows) for query in train], axis=0)
-    said, target = np.concatenate([world.tagged_vectors, of_tags]), np.concatenate([factors, factors[having]])
-    weight = np.log1p(np.concatenate([world.counts, world.counts[having]]))[:, None]
-    return np.linalg.solve((said * weight).T @ said + RIDGE * np.eye(said.shape[1]), (said * weight).T @ target)
+class LinearMap(Aligned):
+    """Ridge regression from sentence vectors of texts and training tags to films' factors, in the place of phase 1."""
+
+    def __init__(self, world: World, factors: np.ndarray):
+        train = world.task.queries["train"]
+        having = np.concatenate([query.rows for query in train])
+        of_tags = np.repeat(world.asked["train"], [len(query.rows) for query in train], axis=0)
+        said, target = np.concatenate([world.tagged_vectors, of_tags]), np.concatenate([factors, factors[having]])
+        weight = np.log1p(np.concatenate([world.counts, world.counts[having]]))[:, None]
+        system = (said * weight).T @ said + RIDGE * np.eye(said.shape[1])
+        self.encoder, self.map = world.encoder, np.linalg.solve(system, (said * weight).T @ target)
+
+    def words(self, texts: Sequence[str]) -> Tensor:
+        """(Q, F) where in the space of the factors words point to."""
+        return torch.from_numpy(unit(embed_sentences(self.encoder, texts) @ self.map).astype(np.float32))
+
+    def items(self, cf: Tensor) -> Tensor:
+        """(M, 1, F) unit vectors of factors (M, F), zero where they are."""
+        return torch.nn.functional.normalize(cf, dim=1)[:, None]
 
 
 def aligned(world: World, cf: Tensor, seed: int) -> Aligned:
@@ -118,27 +130,34 @@ def anothers(items: Tensor, seed: int) -> Tensor:
 
 def methods(world: World, seed: int, part: Part = "test") -> Iterator[tuple[str, np.ndarray]]:
     """Method and (Q, M) scores for the tags of a part."""
-    words, said, films = [q.words for q in world.task.queries[part]], world.asked[part], len(world.texts)
-    yield "Popularity", np.broadcast_to(world.counts, (len(words), films))
+    words, said, dev = [q.words for q in world.task.queries[part]], world.asked[part], world.task.queries["dev"]
+    yield "Popularity", np.broadcast_to(world.counts, (len(words), len(world.texts)))
     yield "BM25", BM25(world.texts).scores(words)
     yield "BM25, tags", BM25(world.tagged).scores(words)
     yield "MiniLM", said @ world.text_vectors.T
     yield "MiniLM, tags", said @ world.tagged_vectors.T
-    factors = world.factors(seed)
-    yield "Linear map", unit(said @ linear_map(world, factors)) @ factors.T
-    cf = torch.from_numpy(factors * factors.shape[1] ** 0.5)  # an RMS of 1, as phase 1 is given
-    towers = aligned(world, cf, seed)
-    base = Finder(world.tagged_vectors, world.counts)
-    finder = replace(base, aligned=towers, items=towers.items(cf))
-    yield "Phase 1", replace(finder, weights=Weights(0, 1, 0)).log_probabilities(words).numpy()
-    dev = world.task.queries["dev"]
-    for method, one in (("Finder without phase 1", base), ("Finder", finder)):
-        finder = one.chosen([q.words for q in dev], [q.rows for q in dev])
+
+    def chosen(finder: Finder, method: str) -> Finder:
+        finder = finder.chosen([q.words for q in dev], [q.rows for q in dev])
         print(seed, method, finder.weights, flush=True)
-        yield method, finder.log_probabilities(words).numpy()
+        return finder
+
+    scores = lambda finder: finder.log_probabilities(words).numpy()
+    base = Finder(world.tagged_vectors, world.counts)
+    yield "Finder without factors", scores(chosen(base, "Finder without factors"))
+    factors = world.factors(seed)
+    cf = torch.from_numpy(factors * factors.shape[1] ** 0.5)  # an RMS of 1, as phase 1 is given
+    finder = base
+    for towers, alone, together in (
+        (LinearMap(world, factors), "Linear map", "Finder, linear map"),
+        (aligned(world, cf, seed), "Phase 1", "Finder"),
+    ):
+        finder = replace(base, aligned=towers, items=towers.items(cf), weights=Weights(0, 1, 0))
+        yield alone, scores(finder)
+        finder = chosen(finder, together)
+        yield together, scores(finder)
     assert finder.items is not None
-    others = anothers(finder.items, seed)
-    yield "Another's vectors", replace(finder, items=others).log_probabilities(words).numpy()
+    yield "Another's vectors", scores(replace(finder, items=anothers(finder.items, seed)))
 
 
 def measure(root: Path, seeds: Sequence[int], part: Part = "test") -> pd.DataFrame:
