@@ -101,6 +101,18 @@ def test_others_vectors_are_those_of_other_films():
     assert moved.sum() > 30 and (mixed == mixed[:, :1, :1]).all(), "a film's vectors stay together"
 
 
+def test_gains_are_paired_over_tags_and_mean_over_seeds():
+    rng = np.random.default_rng(0)
+    kept = {(m, metric): list(rng.random((2, 50))) for m in find.COMPARED for metric in find.GAINED}
+    for metric in find.GAINED:
+        kept["Finder", metric] = [values + 0.25 for values in kept["MiniLM, tags", metric]]
+    gains = find.gains_of(kept).set_index(["against", "metric"])
+    against = gains.loc["MiniLM, tags"]
+    np.testing.assert_allclose(against[["gain", "low", "high"]], 0.25, atol=1e-6)
+    assert (gains["n"] == 50).all() and gains.loc["BM25, tags"]["low"].lt(gains.loc["BM25, tags"]["gain"]).all()
+    assert "| MiniLM, tags | +0.250 (+0.250 to +0.250) |" in find.gain_table(gains.reset_index())
+
+
 @pytest.fixture(scope="module")
 def films():
     root = data_dir()
@@ -138,5 +150,12 @@ def test_missing_data_and_wrong_seeds_are_one_line(tmp_path, monkeypatch):
 def test_the_page_shows_the_numbers_that_were_written():
     written = pd.read_csv(find.RESULTS, keep_default_na=False)
     assert set(written["method"]) == set(find.METHODS) and set(written["metric"]) == set(FINDING)
-    assert find.table(written) in (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
+    assert find.table(written) in page
+    gains = pd.read_csv(find.GAINS, keep_default_na=False)
+    assert find.gain_table(gains) in page
+    assert (gains["low"] <= gains["gain"]).all() and (gains["gain"] <= gains["high"]).all()
+    means = written.groupby(["method", "metric"])["value"].mean()
+    for row in gains.itertuples():
+        assert row.gain == pytest.approx(means[row.method, row.metric] - means[row.against, row.metric], abs=2e-6)
     assert written["value"].between(0, 1).all() and (written["task"] == "find").all()

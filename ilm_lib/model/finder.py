@@ -86,8 +86,8 @@ class Finder:
 
     Example:
         >>> ilm.finder = Finder.of(ilm.names().texts, ilm.names().weights)
-        >>> ilm.find("slow-burning science fiction")[0].title
-        'Solaris (1972)'
+        >>> ilm.find("a robot learns to feel", k=1)[0].title
+        'A.I. Artificial Intelligence (2001)'
     """
 
     texts: np.ndarray
