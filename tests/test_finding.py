@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,12 @@ import torch
 
 from bench import find
 from ilm_lib.data.conversations import TAGS, read_catalogue, read_tags
+from ilm_lib.model.finder import Aligned, Finder, Weights
 from ilm_lib.profiles import ROOT, data_dir
+from ilm_lib.settings import Phase1, QFormerParams
 from ilm_lib.tasks.finding import FINDING, LEAST, MOST, Query, found, holds, part_of, spelling, tag_task
+from ilm_lib.train.pairs import Pairs
+from ilm_lib.train.phase1 import train_phase1
 
 
 def test_spellings_of_a_tag_are_held_out_together():
@@ -111,6 +117,35 @@ def test_gains_are_paired_over_tags_and_mean_over_seeds():
     np.testing.assert_allclose(against[["gain", "low", "high"]], 0.25, atol=1e-6)
     assert (gains["n"] == 50).all() and gains.loc["BM25, tags"]["low"].lt(gains.loc["BM25, tags"]["gain"]).all()
     assert "| MiniLM, tags | +0.250 (+0.250 to +0.250) |" in find.gain_table(gains.reset_index())
+
+
+def test_phase_1_finds_items_without_words_and_anothers_vectors_do_not(monkeypatch):
+    """Four kinds of items that different people have; of each kind some say nothing, and are found all the same."""
+    kinds, each = ("red", "green", "blue", "grey"), 20
+    rng = np.random.default_rng(0)
+    kind = np.arange(4 * each) % 4
+    cf = torch.from_numpy((np.eye(4).repeat(2, 1)[kind] * 2 + 0.3 * rng.normal(size=(4 * each, 8))).astype(np.float32))
+    silent = np.arange(4 * each) >= 3 * each
+    rows = np.flatnonzero(~silent).repeat(3)
+    none = np.empty((0, 2), np.int64)
+    pairs = Pairs([f"{kinds[kind[row]]} {n}" for n, row in enumerate(rows)], rows, none, none)
+    sizes = QFormerParams(
+        num_query_tokens=2, layers=1, width=16, heads=2, contrast_dim=8, text_vocab=400, max_text_tokens=8
+    )
+    settings = Phase1(steps=80, batch_size=32, lr=1e-2, optimizer="adamw", precision="float32", losses=("itc",))
+    model, codec, _ = train_phase1(pairs, cf, sizes, settings, settings.losses, seed=0)
+    towers = Aligned(model, codec)
+    texts = np.where(silent[:, None], 0, 1).astype(np.float32)
+    finder = Finder(texts, np.ones(4 * each, np.float32), towers.items(cf), towers, Weights(0, 1, 0))
+    monkeypatch.setattr(Finder, "encode", property(lambda _: lambda words: np.ones((len(words), 1), np.float32)))
+
+    def right(finder: Finder) -> float:
+        """The share of the silent items of the kind asked for among the first so many silent ones."""
+        scores = finder.log_probabilities(kinds)[:, torch.from_numpy(silent)]
+        return float((kind[silent][scores.topk(each // 4).indices.numpy()] == np.arange(4)[:, None]).mean())
+
+    assert right(finder) > 0.9
+    assert right(replace(finder, items=find.anothers(finder.items, seed=0))) < 0.6, "chance is 0.25"
 
 
 @pytest.fixture(scope="module")

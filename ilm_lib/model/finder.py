@@ -34,6 +34,8 @@ from ilm_lib.model.text_codec import TextCodec
 from ilm_lib.model.text_tower import QFormerForPhase1
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from ilm_lib.model.ilm import ILM
 
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -116,8 +118,7 @@ class Finder:
             aligned: phase 1's towers, and cf: (I, d) the CF vectors of the items that they read.
 
         Raises:
-            WrongValue: no item has a text, or what is given is not of the same items.
-            ModuleNotFoundError: the packaged sentence encoder is not installed.
+            WrongValue: no item has a text, what is given is not of the same items, or there is no sentence encoder.
         """
         if not any(texts):
             raise WrongValue("no item has a text to be found by: give texts, e.g. ilm.names().texts")
@@ -127,7 +128,7 @@ class Finder:
             if given is not None and len(given) and len(given) != len(texts):
                 raise WrongValue(f"{name} is of {len(given):,} items and texts of {len(texts):,}: give one data set's")
         having = [row for row, text in enumerate(texts) if text]
-        found = embed_sentences(sentence_encoder(encoder), [texts[row] for row in having], autocast=True)
+        found = embed_sentences(_encoder(encoder), [texts[row] for row in having], autocast=True)
         vectors = np.zeros((len(texts), found.shape[1]), np.float32)
         vectors[having] = found
         counts = np.asarray(known, np.float32) if len(known) else np.zeros(len(texts), np.float32)
@@ -141,7 +142,7 @@ class Finder:
     @cached_property
     def encode(self) -> Encode:
         """Texts to (Q, D) unit vectors; the sentence encoder is read once, when it is first asked."""
-        encoder = sentence_encoder(self.encoder)
+        encoder = _encoder(self.encoder)
         return lambda texts: embed_sentences(encoder, texts)
 
     def signals(self, words: Sequence[str]) -> Tensor:
@@ -215,6 +216,15 @@ def find(ilm: ILM, words: Any, k: int) -> list[Recommendation]:
         Recommendation(Item(row), name.id(Item(row)), name.title(Item(row)), score)
         for row, score in zip(rows.tolist(), scores.tolist())
     ]
+
+
+def _encoder(name: str | None) -> SentenceTransformer:
+    try:
+        return sentence_encoder(name)
+    except ModuleNotFoundError as error:
+        raise WrongValue(
+            f"words are read by a sentence encoder: pip install '.[study]' brings one ({error})"
+        ) from error
 
 
 def fits(finder: Finder | None, num_items: int) -> None:
