@@ -12,35 +12,32 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from math import isfinite
 from numbers import Real
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ilm_lib.files import open_to_others, replace_folder, sha256, write_json
+from ilm_lib.files import open_to_others, replace_folder
 from ilm_lib.model.backbone import load_backbone, tokenizer_fingerprint, weights_fingerprint
 from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.door import agree
 from ilm_lib.model.encoders import ItemEncoder, build_encoder, encoder_config
 from ilm_lib.model.factor_score import FactorScore
+from ilm_lib.model.finder import Finder
+from ilm_lib.model.finder_file import finder_config, finder_tensors, read_finder, write_finder
 from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.manifest import AGAIN, CARD, FORMAT, UNREADABLE, check_finite, first_line, json_object, sign, verify
 from ilm_lib.model.model_card import model_card
-from ilm_lib.model.refusals import ModelFolderError, NoModel, WrongKind, WrongValue, brief
+from ilm_lib.model.refusals import ModelFolderError, WrongKind, WrongValue, brief
 from ilm_lib.model.scoring import ScoreHead
 from ilm_lib.settings import ItemPositions
 
 if TYPE_CHECKING:
     from ilm_lib.model.ilm import ILM
-
-FORMAT = 3  # of the folder; 1 had no manifest, 2 another scale of the head's rows
-CARD = "README.md"  # the one file that may be edited, and is in no manifest
-_AGAIN = "Save the model again, or get the folder anew"
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 
 
 class Parts(NamedTuple):
@@ -56,6 +53,7 @@ class Parts(NamedTuple):
     fold_in: FoldIn | None
     head: ScoreHead | None
     factors: FactorScore | None
+    finder: Finder | None
 
 
 class Config(BaseModel):
@@ -76,6 +74,7 @@ class Config(BaseModel):
     catalogue: dict[str, Any] | None
     head: dict[str, Any] | None = None
     factors: dict[str, Any] | None = None  # weight, and fold_in with a half-life
+    finder: dict[str, Any] | None = None
 
 
 def write_folder(
@@ -98,7 +97,8 @@ def write_folder(
     cf = (ilm.cf if users else ilm.cf[: ilm.num_items]).contiguous()
     trained = {"encoder": ilm.encoder, "head": ilm.head}
     weights = {f"{n}.{k}": v.contiguous() for n, m in trained.items() if m for k, v in m.state_dict().items()}
-    _check_finite({"cf": cf, **weights}, "this model")
+    found = finder_tensors(ilm.finder) if ilm.finder else {}
+    check_finite({"cf": cf, **weights, **found}, "this model")
     config = {
         "format": FORMAT,
         "encoder": encoder_config(ilm.encoder),
@@ -113,6 +113,7 @@ def write_folder(
         "catalogue": catalogue.to_json() if catalogue else None,
         "head": ilm.head.config() if ilm.head else None,
         "factors": ilm.factors.config() if ilm.factors else None,
+        "finder": finder_config(ilm.finder) if ilm.finder else None,
     }
     numbers = ilm.catalogue.indexing.user_index.tolist() if ilm.catalogue else []
     vocabulary = ilm.tokenizer.get_vocab()
@@ -129,12 +130,12 @@ def write_folder(
     if backbone is None:
         ilm.llm.save_pretrained(temporary / "backbone")
         ilm.tokenizer.save_pretrained(temporary / "backbone")
+    if ilm.finder is not None:
+        write_finder(ilm.finder, temporary / "finder")
     # ASCII, so that a title which is no valid Unicode does not end the work
     (temporary / "ilm.json").write_text(json.dumps(config), encoding="utf-8")
-    files = {p.relative_to(temporary).as_posix(): p for p in sorted(temporary.rglob("*")) if p.is_file()}
-    noted = {name: {"sha256": sha256(path), "bytes": path.stat().st_size} for name, path in files.items()}
     (temporary / CARD).write_text(card, encoding="utf-8")
-    write_json(temporary / "manifest.json", {"format": FORMAT, "files": noted})
+    sign(temporary)
     open_to_others(temporary)
     replace_folder(temporary, folder)
     return Path(given)
@@ -168,119 +169,54 @@ def read_folder(given: str | Path, dtype: torch.dtype | str, device_map: str | N
         fold_in = FoldIn(**config.fold_in) if config.fold_in else None  # type: ignore[arg-type]
         factors = FactorScore.from_config(config.factors) if config.factors else None
         agree(cf.shape, config.num_items, catalogue)
-    except _UNREADABLE as error:
-        raise ModelFolderError(f"{where}: {_first(error)}. {_AGAIN}") from error
+    except UNREADABLE as error:
+        raise ModelFolderError(f"{where}: {first_line(error)}. {AGAIN}") from error
     if config.backbone is None:
         llm, tokenizer = _load(folder / "backbone", dtype=dtype, device_map=device_map)
     else:
         llm, tokenizer = _referenced(config, dtype, device_map)
     width, layers = llm.get_input_embeddings().embedding_dim, llm.config.get_text_config().num_hidden_layers
     if config.encoder is not None and config.encoder["llm_width"] != width:
-        raise ModelFolderError(f"{where}: the item encoder does not fit an LLM of width {width}. {_AGAIN}")
+        raise ModelFolderError(f"{where}: the item encoder does not fit an LLM of width {width}. {AGAIN}")
     if head is not None and (head.llm_width != width or head.states not in (1, layers + 1)):
-        raise ModelFolderError(f"{where}: the head does not fit an LLM of width {width} and {layers} layers. {_AGAIN}")
-    vectors = cf, config.num_items
-    return Parts(llm, tokenizer, encoder, *vectors, catalogue, config.item_positions, fold_in, head, factors)
-
-
-def verify(folder: Path) -> None:
-    """Hold every file of a folder to its manifest. Costs one reading of the files.
-
-    Raises:
-        NoModel: there is no folder or no model in it.
-        ModelFolderError: names the first file that is missing, changed or not in the manifest.
-    """
-    made = "`make study` writes runs/toy/models/ilm-seed0; a model of a hub is downloaded first"
-    if not folder.exists():
-        raise NoModel(f"no model in {folder}: there is no such folder. {made}")
-    if not folder.is_dir():
-        raise ModelFolderError(f"{folder} is a file: give the folder that it lies in")
-    path = folder / "manifest.json"
-    if not path.exists():
-        if not (folder / "ilm.json").exists():
-            raise NoModel(f"no model in {folder}: ilm.json is missing. {made}")
-        raise ModelFolderError(f"{path} is missing, as in folders of earlier versions. Train or save the model again")
-    files = _noted(path)
-    for name, noted in files.items():
-        file = folder / name
-        if not file.is_file():
-            raise ModelFolderError(f"{file} is missing or is no file. {_AGAIN}")
-        try:
-            same = file.stat().st_size == noted.get("bytes") and sha256(file) == noted.get("sha256")
-        except OSError as error:
-            raise ModelFolderError(f"{file} cannot be read: {error.strerror}") from error
-        if not same:
-            raise ModelFolderError(f"{file} is not what manifest.json says that was saved. {_AGAIN}")
-    # What lies beside the LLM's files, as an adapter's, would be loaded with them.
-    for extra in sorted((folder / "backbone").rglob("*")):
-        if not extra.is_dir() and not extra.name.startswith(".") and _name(extra, folder) not in files:
-            raise ModelFolderError(f"{extra} is no part of the model that was saved: move it out of backbone/")
-
-
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
-
-
-def _noted(path: Path) -> dict[str, dict[str, Any]]:
-    """The files of a manifest, by their names."""
-    manifest = _json(path)
-    if manifest.get("format") != FORMAT:
-        found = brief(manifest.get("format"))
-        raise ModelFolderError(f"{path}: format {found} is not {FORMAT}: of another version. Save the model again")
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not all(isinstance(noted, dict) for noted in files.values()):
-        raise ModelFolderError(f"{path}: files is no table of files. {_AGAIN}")
-    for name in files:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name or ":" in name:
-            raise ModelFolderError(f"{path}: {brief(name)} lies outside the folder. {_AGAIN}")
-    if missing := {"ilm.json", "ilm.safetensors"} - {*files}:
-        raise ModelFolderError(f"{path}: {min(missing)} is not in it. {_AGAIN}")
-    return files
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelFolderError(f"{path} cannot be read: {error.strerror}. {_AGAIN}") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelFolderError(f"{path} is no JSON: {_first(error)}. {_AGAIN}") from error
-    if not isinstance(value, dict):
-        raise ModelFolderError(f"{path} holds {brief(value)} in the place of an object. {_AGAIN}")
-    return value
+        raise ModelFolderError(f"{where}: the head does not fit an LLM of width {width} and {layers} layers. {AGAIN}")
+    vectors, finder = (cf, config.num_items), None
+    if config.finder is not None:
+        finder = read_finder(folder / "finder", config.finder, config.num_items)
+    return Parts(llm, tokenizer, encoder, *vectors, catalogue, config.item_positions, fold_in, head, factors, finder)
 
 
 def _read_config(path: Path) -> Config:
-    values = _json(path)
+    values = json_object(path)
     try:
         return Config(**values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ModelFolderError(f"{path}: {key}: {first['msg']} (got {brief(first['input'])}). {_AGAIN}") from error
+        raise ModelFolderError(f"{path}: {key}: {first['msg']} (got {brief(first['input'])}). {AGAIN}") from error
 
 
 def _read_weights(path: Path, config: Config) -> tuple[Tensor, ItemEncoder | None, ScoreHead | None]:
     """The embeddings, the item encoder and the head, finite and of the sizes that the config gives."""
     try:
         weights = load_file(path)
-    except _UNREADABLE as error:
-        raise ModelFolderError(f"{path} cannot be read: {_first(error)}. {_AGAIN}") from error
+    except UNREADABLE as error:
+        raise ModelFolderError(f"{path} cannot be read: {first_line(error)}. {AGAIN}") from error
     trained: dict[str, Any] = {}
     for name, build in (("encoder", build_encoder), ("head", ScoreHead.from_config)):
         try:
             trained[name] = None if (given := getattr(config, name)) is None else build(given)
-        except _UNREADABLE as error:
-            raise ModelFolderError(f"{path.parent / 'ilm.json'}: {name}: {_first(error)}. {_AGAIN}") from error
+        except UNREADABLE as error:
+            raise ModelFolderError(f"{path.parent / 'ilm.json'}: {name}: {first_line(error)}. {AGAIN}") from error
     wanted = {f"{n}.{k}": tuple(v.shape) for n, m in trained.items() if m for k, v in m.state_dict().items()}
     wanted["cf"] = (config.num_items + config.num_users, config.encoder["cf_dim"] if config.encoder else -1)
     for name in sorted(wanted.keys() | weights.keys()):
         found = tuple(weights[name].shape) if name in weights else None
         if found is None or name not in wanted:
-            raise ModelFolderError(f"{path}: {name} is {'missing' if found is None else 'unknown'}. {_AGAIN}")
+            raise ModelFolderError(f"{path}: {name} is {'missing' if found is None else 'unknown'}. {AGAIN}")
         if len(found) != len(wanted[name]) or any(f != w for f, w in zip(found, wanted[name]) if w >= 0):
-            raise ModelFolderError(f"{path}: {name} is {found}, by ilm.json {wanted[name]}. {_AGAIN}")
-    _check_finite(weights, str(path))
+            raise ModelFolderError(f"{path}: {name} is {found}, by ilm.json {wanted[name]}. {AGAIN}")
+    check_finite(weights, str(path))
     cf = weights.pop("cf").float()  # whatever type the model was saved in, and whatever PyTorch's default is
     for name, module in trained.items():
         if module is not None:
@@ -292,17 +228,8 @@ def _read_weights(path: Path, config: Config) -> tuple[Tensor, ItemEncoder | Non
         and (sizes := head.config())
         and (sizes["num_items"], sizes["vector_dim"]) != (config.num_items, cf.shape[1])
     ):
-        raise ModelFolderError(f"{path.parent / 'ilm.json'}: the head is of other items than the embeddings. {_AGAIN}")
+        raise ModelFolderError(f"{path.parent / 'ilm.json'}: the head is of other items than the embeddings. {AGAIN}")
     return cf, trained["encoder"], head
-
-
-def _check_finite(weights: Mapping[str, Tensor], where: str) -> None:
-    for name, tensor in weights.items():
-        if not tensor.is_floating_point():
-            raise ModelFolderError(f"{where}: {name} holds {tensor.dtype}, not floats. {_AGAIN}")
-        if not tensor.isfinite().all():
-            row = int((~tensor.isfinite()).flatten().nonzero()[0]) // max(1, tensor[0].numel() if tensor.dim() else 1)
-            raise ModelFolderError(f"{where}: {name} is not finite, first in row {row}. Train or save the model again")
 
 
 def _referenced(
@@ -327,8 +254,8 @@ def _referenced(
 def _load(name: str | Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         return load_backbone(name, **kwargs)
-    except _UNREADABLE as error:
-        raise ModelFolderError(f"the LLM in {name} cannot be loaded: {_first(error)}. {_AGAIN}") from error
+    except UNREADABLE as error:
+        raise ModelFolderError(f"the LLM in {name} cannot be loaded: {first_line(error)}. {AGAIN}") from error
 
 
 def check_dtype(dtype: Any) -> None:
@@ -342,9 +269,3 @@ def _path(given: str | Path) -> Path:
     if not isinstance(given, (str, Path)) or not str(given) or "\0" in str(given):
         raise WrongKind(f"folder is {brief(given)}: give the path of a folder")
     return Path(given)
-
-
-def _first(error: BaseException) -> str:
-    """The first line of an error, cut."""
-    text = str(error).strip().split("\n")[0] or type(error).__name__
-    return text if len(text) <= 120 else f"{text[:119]}…"

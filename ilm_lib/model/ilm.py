@@ -7,9 +7,8 @@ ilm.recommend(user=User(5), history=[Item(3), Item(8)], k=10)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,27 +18,29 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ilm_lib.model import door
 from ilm_lib.model.backbone import context_length, freeze, hidden_states, read
-from ilm_lib.model.catalogue import Catalogue, Named
+from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.chat import Message
 from ilm_lib.model.decode import Beams, beam_search
 from ilm_lib.model.encoders import ItemEncoder, TokenCache, source_of
 from ilm_lib.model.factor_score import FactorScore
+from ilm_lib.model.finder import Finder, find, fits
 from ilm_lib.model.fold_in import FoldIn
-from ilm_lib.model.folder import read_folder, write_folder
 from ilm_lib.model.generate import generate
 from ilm_lib.model.kernels import Trie, interleave
 from ilm_lib.model.masks import takes_4d_mask
+from ilm_lib.model.named import Named
 from ilm_lib.model.prompts import Batch, Item, Prompt, PromptEncoder, User
 from ilm_lib.model.readers import Prefill
 from ilm_lib.model.recommend import Recommendation, recommend
 from ilm_lib.model.reply import Reply, chat
+from ilm_lib.model.saved import Saved
 from ilm_lib.model.scoring import ScoreHead, without_llm
 from ilm_lib.sections import ItemPositions, Readout
 
 MAX_KEPT = 1 << 29  # numbers in the table of item tokens kept for inference: 2 GiB in float32
 
 
-class ILM(Named, nn.Module):
+class ILM(nn.Module, Named, Saved):
     """Item encoder + frozen LLM.
 
     Args:
@@ -53,9 +54,10 @@ class ILM(Named, nn.Module):
         fold_in: how `recommend` gets the vector of a user whom `cf` does not hold; None: it cannot.
         head: what scores the catalogue; None: the LLM writes the items' names.
         factors: what the items' factors say beside the head; None: nothing.
+        finder: how `find` finds items by words; None: it cannot.
 
     Raises:
-        WrongValue: embeddings and catalogue are not of the same items and users.
+        WrongValue: embeddings, catalogue and finder are not of the same items and users.
     """
 
     llm: PreTrainedModel
@@ -75,11 +77,14 @@ class ILM(Named, nn.Module):
         fold_in: FoldIn | None = None,
         head: ScoreHead | None = None,
         factors: FactorScore | None = None,
+        finder: Finder | None = None,
     ):
         super().__init__()
         door.agree(cf.shape, num_items, catalogue)
+        fits(finder, num_items)
         self.llm, self.encoder, self.tokenizer, self.catalogue = freeze(llm), encoder, tokenizer, catalogue
         self.num_items, self.fold_in, self.head, self.factors = int(num_items), fold_in, head, factors
+        self.finder = finder
         self.register_buffer("cf", cf, persistent=False)
         tokens = encoder.num_query_tokens if encoder else 0
         packs = partial(takes_4d_mask, llm)
@@ -304,45 +309,16 @@ class ILM(Named, nn.Module):
         """
         return chat(self, messages, k, seen=seen, writes=writes)
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        *,
-        backbone: str | None = None,
-        metrics: Mapping[str, float] | None = None,
-        users: bool = True,
-    ) -> Path:
-        """Save everything `from_pretrained` needs, as safetensors and JSON, a manifest, and a model card.
-
-        A model in the folder is replaced whole. Its README.md, the card, may be edited; other changes are refused.
+    def find(self, words: str, k: int = 10) -> list[Recommendation]:
+        """The k items that words mean most probably, best first; nothing need be known of who asks (see `finder`).
 
         Args:
-            backbone: name of the LLM, of which a reference and fingerprints are stored in place of a copy.
-            metrics: what was measured, for the model card.
-            users: False leaves the users' vectors and ids out. The loaded model knows no User and recommends for a
-                history. Vectors, encoder and LLM may still tell of what users did (PRIVACY.md).
+            words: what is looked for, in a few words; no title need be among them (for that, see `link`).
+            k: how many, from 1; all items at most.
 
-        Raises:
-            ModelFolderError: the folder holds something else than a model, or a weight is not finite.
-            WrongValue: `users=False`, and the model could not recommend without them.
+        Raises WrongKind or WrongValue for no text, an empty one, and a model without a finder.
+
+        Example:
+            >>> ilm.find("slow-burning science fiction", k=3)
         """
-        return write_folder(self, folder, backbone, metrics, users=door.yes_or_no(users, "users"))
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, *, dtype: torch.dtype | str = "auto", device_map: str | None = None
-    ) -> ILM:
-        """Load a saved model, after every file was found to be as it was saved.
-
-        Nothing is unpickled, and no code of the folder or of the LLM is run.
-
-        Args:
-            dtype: of the LLM's weights; "auto" keeps the saved ones.
-            device_map: as in transformers, e.g. "auto".
-
-        Raises:
-            NoModel: no model in the folder; also a FileNotFoundError.
-            ModelFolderError: a file is missing, changed or does not fit, or the LLM is another; also a ValueError.
-        """
-        llm, *rest = read_folder(folder, dtype, device_map)
-        return cls(llm, *rest).to(llm.device).eval()
+        return find(self, words, k)
