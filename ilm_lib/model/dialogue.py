@@ -5,9 +5,9 @@
     <|im_start|>assistant
     [tokens of the seeker]
 
-The slot is a user's, made of the items named so far (`FoldIn`). There the LLM has read all turns before it, words and
-items, and nothing of the turn that follows; what it has is held against all items. So a dialogue of many turns is read
-once in training, and every turn that names items is asked for.
+The slot is a user's, made of the items named so far and of what was said (`Seekers`). There the LLM has read all turns
+before it, words and items, and nothing of the turn that follows; what it has is held against all items. So a dialogue
+is read once in training, and every turn that names items is asked for.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ class AskedPrompt(NamedTuple):
     Attributes:
         prompt: its users' slots are the places, `User(first)`, `User(first + 1)`, ...
         named: of each place the rows of the items named before it, each once, the oldest first.
+        said: of each place what was said before it, in words and without the items.
     """
 
     prompt: Prompt
     named: list[list[int]]
+    said: list[str]
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,20 @@ class DialoguePrompt:
             WrongValue: a dialogue is told in which the assistant never speaks.
         """
         named: list[list[int]] = []
+        said: list[str] = []
         known: dict[int, None] = {}  # in the order of their first mention
+        words = ""
 
         def asks() -> User:
             named.append([*known] if self.tokens else [])
+            said.append(words if self.words else "")
             return User(first + len(named) - 1)
 
         messages: list[tuple[str, list[str | Item | User]]] = []
         for role, content in self._latest(_spoken(turns, told)):
             asked: list[str | Item | User] = [asks()] if role == "assistant" else []
             known.update((segment.row, None) for segment in content if isinstance(segment, Item))
+            words = " ".join([words, *(segment for segment in content if isinstance(segment, str))])
             if not messages and role == "assistant":
                 messages.append(("user", []))  # templates begin with a user's turn
             if messages and messages[-1][0] == role:  # and have the speakers take turns
@@ -105,7 +111,7 @@ class DialoguePrompt:
         else:
             own = [*own, *["\n"] * bool(own), asks()]
         before = template.prompt([{"role": role, "content": content} for role, content in messages])
-        return AskedPrompt([*before, *[template.before] * bool(template.before), *own], named)
+        return AskedPrompt([*before, *[template.before] * bool(template.before), *own], named, said)
 
     def _shown(self, content: Content, titles: Sequence[str]) -> list[str | Item]:
         shown: list[str | Item] = []

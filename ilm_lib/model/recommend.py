@@ -12,10 +12,10 @@ from torch import Tensor
 from ilm_lib.model import door
 from ilm_lib.model.chat import Message
 from ilm_lib.model.dialogue import AskedPrompt, DialoguePrompt
-from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.prompts import Batch, Item, Prompt, User
 from ilm_lib.model.refusals import TooLong, WrongValue
 from ilm_lib.model.scoring import top_items, users_in_front
+from ilm_lib.model.seekers import Seekers
 from ilm_lib.sections import Readout
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def place_queries(ilm: ILM, asked: Sequence[AskedPrompt]) -> Tensor:
     """(A, d) queries of all places that dialogues ask at, in the order of their users, `User(num_users)` and on."""
     assert ilm.head is not None, "a model without a head scores nothing"
     items, named = ilm.cf[: ilm.num_items], [rows for one in asked for rows in one.named]
-    guests = seekers(ilm.fold_in, items, named)
+    guests = Seekers(items, ilm.fold_in, ilm.finder).vectors(named, [words for one in asked for words in one.said])
     found = items.new_zeros(len(named), ilm.head.query.out_features)
     for batch, _ in read_alike(ilm, [one.prompt for one in asked], share_rows=False):
         place = batch.entities[batch.slot_entity] - len(ilm.cf)  # below 0 at items
@@ -166,17 +166,6 @@ def place_queries(ilm: ILM, asked: Sequence[AskedPrompt]) -> Tensor:
         with torch.autocast(ilm.device.type, enabled=False):
             found[place[place >= 0]] = ilm.head.queries(states)
     return found if ilm.factors is None else ilm.factors.queries(found, items, named)
-
-
-def seekers(fold_in: FoldIn | None, items: Tensor, named: Sequence[Sequence[int]]) -> Tensor:
-    """(A, D) vectors of those who named items: of each the rows, the oldest first. Zero where none was.
-
-    Args:
-        items: (I, D) vectors of all items, as the model has them.
-    """
-    if fold_in is None:
-        return items.new_zeros(len(named), items.shape[1])
-    return torch.from_numpy(fold_in.many(items.float().cpu().numpy(), named)).to(items)
 
 
 def last_queries(ilm: ILM, prompts: Sequence[Prompt], guests: Tensor | None = None) -> Tensor:

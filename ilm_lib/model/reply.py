@@ -23,7 +23,7 @@ from ilm_lib.model.chat import ChatTemplate, Message
 from ilm_lib.model.masks import takes_positions
 from ilm_lib.model.prompts import Item, Prompt, User
 from ilm_lib.model.recommend import Recommendation, dialogue_prompt, dialogue_queries
-from ilm_lib.model.refusals import TooLong, WrongKind, brief
+from ilm_lib.model.refusals import WrongKind, brief
 from ilm_lib.model.scoring import top_items
 from ilm_lib.model.titles import words_of
 
@@ -133,7 +133,7 @@ def understood(ilm: ILM, messages: Sequence[Message]) -> list[Message]:
     """
     turns: list[Message] = []
     for role, content in ChatTemplate(ilm.tokenizer).checked(messages):
-        prompt = door.as_prompts([[*content] or [" "]])[0][0]
+        prompt = door.as_prompts([[*content] if any(content) else [" "]])[0][0]
         door.fit([prompt], ilm.num_items, ilm.num_users, encoder=ilm.encoder is not None)
         if any(not isinstance(part, (str, Item)) for part in prompt):
             raise WrongKind(f"a message of a conversation holds text and Items alone, not {brief(prompt)}")
@@ -143,12 +143,19 @@ def understood(ilm: ILM, messages: Sequence[Message]) -> list[Message]:
 
 
 def _that_fit(ilm: ILM, turns: Sequence[Message], room: int = 256) -> Sequence[Message]:
-    """The last turns that the LLM can read with something to write beside them."""
-    most = context_length(ilm.llm) - room
+    """The last turns that the LLM can read with `room` tokens beside them, of a last one that is too long the end."""
+    context = context_length(ilm.llm)
+    most = context - min(room, context // 2)
+    length = lambda turns: len(ilm.prompts.encode([p for t in turns for p in t["content"]])[0]) + 16 * len(turns)
     for start in range(len(turns)):
-        if len(ilm.prompts.encode([p for t in turns[start:] for p in t["content"]])[0]) + 16 * len(turns) < most:
+        if length(turns[start:]) < most:
             return turns[start:]
-    raise TooLong(f"the last message is longer than the {most} tokens that the LLM can read: say it in fewer words")
+    (last,) = turns[-1:]
+    while length([last]) >= most:
+        content = list(last["content"])
+        half = lambda part: part[len(part) // 2 + 1 :] if isinstance(part, str) else part
+        last = {**last, "content": [*content[len(content) // 2 :]] if len(content) > 1 else [half(content[0])]}
+    return [last]
 
 
 def _tells(turns: Sequence[Message]) -> bool:
@@ -203,21 +210,24 @@ class Pen:
     def __init__(self, ilm: ILM):
         self.ilm, self.cache = ilm, DynamicCache(config=ilm.llm.config)
         self.known: list[tuple[int, int]] = []  # of every token read, its id and whose slot it is in, or -1
-        self.allowed = small_letters(ilm.tokenizer).to(ilm.device)
+        self.stops = ChatTemplate(ilm.tokenizer).stops
+        self.allowed = small_letters(ilm.tokenizer).to(ilm.device).clone()
+        self.allowed[self.stops] = True
+        self._sees_all = not any(getattr(layer, "is_sliding", False) for layer in self.cache.layers)
 
     @torch.no_grad()
     def sentence(self, prompt: Prompt) -> Iterator[str]:
         """What comes after a prompt, up to the end of the sentence, a word or less at a time."""
         logits, position = self._read(prompt)
         written: list[int] = []
-        text, stops = "", {*ChatTemplate(self.ilm.tokenizer).stops}
+        text = ""
         while True:
             logits = logits.masked_fill(~self.allowed, -torch.inf)
             if written:
                 own = torch.tensor(written, device=logits.device)
                 logits[own] = torch.where(logits[own] > 0, logits[own] / AGAIN, logits[own] * AGAIN)
             token = int(logits.argmax())
-            if token in stops or len(written) == SENTENCE:
+            if token in self.stops or len(written) == SENTENCE:
                 break
             written.append(token)
             now = self.ilm.tokenizer.decode(written)
@@ -241,8 +251,10 @@ class Pen:
         now = list(zip(batch.input_ids[0].tolist(), entity.tolist()))
         same = next((n for n, (a, b) in enumerate(zip(now, self.known)) if a != b), min(len(now), len(self.known)))
         same = min(same, len(now) - 1)
-        if gone := len(self.known) - same:
+        if (gone := len(self.known) - same) and self._sees_all:
             self.cache.crop(-gone)
+        elif gone:  # a layer that looks back over a window has forgotten what it would need
+            self.cache, same = DynamicCache(config=self.ilm.llm.config), 0
         self.known = now
         inputs = {"inputs_embeds": self.ilm.embed(batch)[:, same:]}
         return self._forward(inputs, batch.position_ids[:, same:]), int(batch.position_ids[0, -1])
@@ -256,11 +268,10 @@ class Pen:
 
 @lru_cache(4)
 def small_letters(tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """(V,) bool, the tokens that hold no capital letter, line break, quote or mark-up, and the special ones.
+    """(V,) bool, the tokens of sentences in small letters: no capital one, line break, quote, number or mark.
 
     Names are written with capital letters: an LLM without them can neither name an item nor invent one.
     """
-    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-    special = {*tokenizer.all_special_ids}
-    plain = [n in special or not (_NO_SENTENCE.search(text) or text.lower() != text) for n, text in enumerate(texts)]
-    return torch.tensor(plain)
+    texts, special = tokenizer.batch_decode([[token] for token in range(len(tokenizer))]), {*tokenizer.all_special_ids}
+    plain = lambda text: text == text.lower() and not _NO_SENTENCE.search(text)
+    return torch.tensor([plain(text) and number not in special for number, text in enumerate(texts)])

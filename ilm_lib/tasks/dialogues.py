@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ilm_lib.data.conversations import Dialogue, Film
 from ilm_lib.model.chat import ChatTemplate, Message
 from ilm_lib.model.dialogue import AskedPrompt, DialoguePrompt
-from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.prompts import Item, PromptEncoder, User
-from ilm_lib.model.recommend import dialogue_prompt, place_queries, seekers
+from ilm_lib.model.recommend import dialogue_prompt, place_queries
+from ilm_lib.model.seekers import Seekers
 from ilm_lib.tasks.conversation import Question, recall_metrics, target_ranks
 from ilm_lib.tasks.scoring import NO_LOSS, Histories
 
@@ -64,24 +63,22 @@ class DialogueTasks:
     """Talks as the read-out of a model is asked in them.
 
     Attributes:
-        vectors: (I, d) of the items.
         num_users: of the model; seekers' slots follow them.
         titles: (I,) as items are called in a prompt.
-        fold_in: makes a seeker's vector of the items named so far; None: it is zero.
+        seekers: makes the vectors of those who ask.
     """
 
-    vectors: Tensor
     num_users: int
     titles: Sequence[str]
     prompt: DialoguePrompt
     template: ChatTemplate
-    fold_in: FoldIn | None = None
+    seekers: Seekers
 
     @classmethod
     def of(cls, ilm: ILM) -> DialogueTasks:
         """As a model with a head over dialogues is asked."""
-        shown, items = dialogue_prompt(ilm), ilm.cf[: ilm.num_items].float().cpu()
-        return cls(items, ilm.num_users, ilm.names().spoken, shown, shown.template(ilm.tokenizer), ilm.fold_in)
+        shown, seekers = dialogue_prompt(ilm), Seekers(ilm.cf[: ilm.num_items].cpu(), ilm.fold_in, ilm.finder)
+        return cls(ilm.num_users, ilm.names().spoken, shown, shown.template(ilm.tokenizer), seekers)
 
     def training_batches(
         self, encoder: PromptEncoder, talks: Sequence[Talk], size: int, seed: int
@@ -114,7 +111,8 @@ class DialogueTasks:
                 elif isinstance(segment, Item):
                     targets.append(NO_LOSS)
         batch = encoder.batch([one.prompt for one in asked], pack=True)
-        guests = seekers(self.fold_in, self.vectors, [rows for one in asked for rows in one.named])
+        named, said = ([part for one in asked for part in getattr(one, what)] for what in ("named", "said"))
+        guests = self.seekers.vectors(named, said)
         return Histories(batch, torch.tensor(targets), guests)
 
     def asked(self, talks: Sequence[Talk]) -> list[AskedPrompt]:

@@ -1,0 +1,69 @@
+"""The vector of somebody in a conversation: made of the items that were named, and of what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ilm_lib.model.finder import Finder
+    from ilm_lib.model.fold_in import FoldIn
+
+SAID = 600  # characters of what was said that a sentence vector is made of, the last ones
+
+
+class Seekers:
+    """Vectors of those who ask, like those of items: factors, then a text's part.
+
+    The factors are those of a user who had the items named (`FoldIn`). In the place of an item's text stands what was
+    said, by the linear map that takes the sentence vectors of items' texts to that part of their vectors.
+
+    Args:
+        items: (I, D) vectors of all items, as the model has them.
+        fold_in: None: nothing is made of the items named.
+        finder: whose sentence vectors are those of the text part. None: nothing is made of what was said.
+    """
+
+    def __init__(self, items: Tensor, fold_in: FoldIn | None, finder: Finder | None):
+        self.items, self.fold_in, self.finder = items.float().cpu().numpy(), fold_in, finder
+        self.factors = fold_in.factors or items.shape[1] if fold_in is not None else items.shape[1]
+        self.device = items.device
+
+    def vectors(self, named: Sequence[Sequence[int]], said: Sequence[str]) -> Tensor:
+        """(A, D) of each who asks, zero where nothing was named and nothing said.
+
+        Args:
+            named: rows of the items named, the oldest first.
+            said: in words.
+        """
+        found = np.zeros((len(named), self.items.shape[1]), np.float32)
+        if self.fold_in is not None:
+            found = self.fold_in.many(self.items, named)
+        if self.finder is not None and self.factors < self.items.shape[1]:
+            text = [words[-SAID:] for words in said]
+            spoken = [n for n, words in enumerate(text) if words.strip()]
+            found[:, self.factors :] = 0
+            if spoken:
+                centre, to_part = self._map
+                vectors = self.encode([text[n] for n in spoken])
+                found[spoken, self.factors :] = (vectors - centre) @ to_part
+        return torch.from_numpy(found).to(self.device)
+
+    @cached_property
+    def encode(self) -> Callable[[Sequence[str]], np.ndarray]:
+        assert self.finder is not None
+        return self.finder.encode
+
+    @cached_property
+    def _map(self) -> tuple[np.ndarray, np.ndarray]:
+        """(T,) the mean of sentence vectors, and (T, D - F) from what is left of them to the text part."""
+        assert self.finder is not None
+        having = self.finder.texts.any(1)
+        texts = self.finder.texts[having]
+        centre = texts.mean(0)
+        return centre, np.linalg.lstsq(texts - centre, self.items[having, self.factors :], rcond=None)[0]
