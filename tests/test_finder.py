@@ -13,10 +13,14 @@ import torch
 from ilm_lib.metrics import sentence_encoder
 from ilm_lib.model import finder as finder_module
 from ilm_lib.model.finder import Aligned, Finder, Weights, choose
+from ilm_lib.model.finder_file import towers_of
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.prompts import Item
 from ilm_lib.model.refusals import ModelFolderError, WrongKind, WrongValue
 from ilm_lib.model.text_codec import TextCodec
+from ilm_lib.settings import Phase1
+from ilm_lib.train.pairs import Pairs
+from ilm_lib.train.phase1 import run_phase1, train_phase1
 
 WIDTH = 64
 
@@ -211,6 +215,18 @@ def test_a_saved_finder_finds_the_same(ilm, towers, tmp_path, whole):
     assert twice.find(texts[3], k=3) == before[:3]
 
 
+def test_towers_come_from_the_folder_of_a_phase_1(ilm, new_qformer, tmp_path):
+    cf, sizes = ilm.cf, new_qformer().qformer.params
+    rows, none = np.arange(ilm.num_items), np.empty((0, 2), np.int64)
+    pairs = Pairs([f"text number{row}" for row in rows], rows, none, none)
+    settings = Phase1(steps=2, batch_size=4, losses=("itc",), precision="float32")
+    run_phase1(tmp_path, pairs, cf, sizes, settings, settings.losses, seed=0)
+    model, codec, _ = train_phase1(pairs, cf, sizes, settings, settings.losses, seed=0)
+    got, wanted = towers_of(tmp_path, sizes, cf.shape[1]), Aligned(model, codec)
+    torch.testing.assert_close(got.words(["text number3"]), wanted.words(["text number3"]))
+    torch.testing.assert_close(got.items(cf), wanted.items(cf))
+
+
 def test_a_folder_without_finder_loads_as_before(ilm, tmp_path):
     folder = ilm.save_pretrained(tmp_path / "model")
     assert not (folder / "finder").exists()
@@ -240,16 +256,22 @@ def edit_tensors(folder, **changes):
     save_file({name: value for name, value in tensors.items() if value is not None}, path)
 
 
+def edit_towers(folder, **changes):
+    values = json.loads((folder / "ilm.json").read_text())
+    edit_config(folder, towers=values["finder"]["towers"] | changes)
+
+
 BROKEN = {
     "unknown weight": (lambda f: edit_config(f, weights={"taste": 1.0}), "taste"),
     "infinite weight": (lambda f: edit_config(f, weights={"text": float("inf")}), "inf"),
     "encoder": (lambda f: edit_config(f, encoder=3), "encoder 3"),
     "no towers": (lambda f: edit_config(f, towers=None), "no finder"),
-    "other towers": (lambda f: edit_config(f, towers={"params": {}}), "cf_dim"),
+    "other towers": (lambda f: edit_config(f, towers={"params": {}}), "vocab_size"),
     "no tensors": (lambda f: (f / "finder" / "finder.safetensors").unlink(), "finder.safetensors"),
     "no texts": (lambda f: edit_tensors(f, texts=None), "texts"),
     "other items": (lambda f: edit_tensors(f, known=torch.zeros(3)), "no finder of"),
     "no number": (lambda f: edit_tensors(f, known=torch.full((3,), torch.nan)), "not finite"),
+    "other vocabulary": (lambda f: edit_towers(f, vocab_size=7), "by ilm.json 7"),
     "no items": (lambda f: edit_tensors(f, items=None), "no finder of"),
     "no tokenizer": (lambda f: shutil.rmtree(f / "finder" / "tokenizer"), "finder"),
 }

@@ -54,8 +54,7 @@ class Aligned:
     """Phase 1's towers after training: words and items in one space of C numbers.
 
     Args:
-        model: with its text tower.
-        codec: of the text tower.
+        model: with its text tower, and codec: of that; both of `train_phase1`, or see `finder_file.towers_of`.
     """
 
     def __init__(self, model: QFormerForPhase1, codec: TextCodec):

@@ -75,13 +75,32 @@ def read_finder(folder: Path, config: dict[str, Any], num_items: int) -> Finder:
     return finder
 
 
+def towers_of(folder: Path, params: QFormerParams, cf_dim: int) -> Aligned:
+    """Phase 1's towers, of a folder that `train.phase1.run_phase1` left, as stage phase1 of a study is.
+
+    Args:
+        params: the sizes that they were trained with, and cf_dim: d.
+    """
+    query_tower = load_file(folder / "qformer.safetensors")
+    tensors = load_file(folder / "phase1.safetensors") | {
+        f"qformer.{name}": value for name, value in query_tower.items()
+    }
+    return _towers(folder / "tokenizer", params, cf_dim, tensors)
+
+
 def _aligned(folder: Path, sizes: dict[str, Any], tensors: dict[str, Tensor]) -> Aligned:
-    params = QFormerParams(**sizes["params"])
-    model = QFormerForPhase1(QFormer(params, int(sizes["cf_dim"])), int(sizes["vocab_size"]))
-    model.load_state_dict({name.removeprefix(TOWERS): value for name, value in tensors.items()})
-    generic = get_tokenizer_config(folder).get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
-    read = PreTrainedTokenizerFast if generic else AutoTokenizer
-    tokenizer = read.from_pretrained(folder, trust_remote_code=False)
+    own = {name.removeprefix(TOWERS): value for name, value in tensors.items()}
+    if int(sizes["vocab_size"]) != len(own["word.weight"]):
+        raise ValueError(f"word embeddings of {len(own['word.weight'])} tokens, by ilm.json {sizes['vocab_size']}")
+    return _towers(folder, QFormerParams(**sizes["params"]), int(sizes["cf_dim"]), own)
+
+
+def _towers(tokenizer_folder: Path, params: QFormerParams, cf_dim: int, tensors: dict[str, Tensor]) -> Aligned:
+    model = QFormerForPhase1(QFormer(params, cf_dim), len(tensors["word.weight"]))
+    model.load_state_dict(tensors)
+    kind = get_tokenizer_config(tokenizer_folder).get("tokenizer_class")
+    read = PreTrainedTokenizerFast if kind in ("PreTrainedTokenizerFast", "TokenizersBackend") else AutoTokenizer
+    tokenizer = read.from_pretrained(tokenizer_folder, trust_remote_code=False)
     if len(tokenizer) > len(model.word.weight):
         raise ValueError(f"a tokenizer of {len(tokenizer)} tokens for embeddings of {len(model.word.weight)}")
     return Aligned(model, TextCodec(tokenizer, params.max_text_tokens))
