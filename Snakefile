@@ -105,3 +105,11 @@ rule scoring:
     threads: HALF
     resources: gpu=1
     shell: command("10_scoring", "10 scoring")
+
+# Over the LLM of the ELM tasks, where there is one of ours.
+rule chat:
+    input: needs("11_chat", *([] if "05_elm24_eval" in LEFT_OUT else rules.elm24.output), *MODELS)
+    output: "notebooks/11_chat.ipynb"
+    threads: HALF
+    resources: gpu=1
+    shell: command("11_chat", "11 conversation")

@@ -21,7 +21,8 @@ RESULT_COLUMNS = (
 )  # fmt: skip
 RANKING_METRICS = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
 TEXT_METRICS = ("SC", "log_pplx")
-METRICS = RANKING_METRICS + TEXT_METRICS
+SUCCESS_METRICS = tuple(f"success@{turn}" for turn in range(1, 11))  # of conversations, after so many turns
+METRICS = RANKING_METRICS + TEXT_METRICS + SUCCESS_METRICS
 LOWER_IS_BETTER = frozenset({"log_pplx"})
 
 # Table 2: pairs of phase 1 (90% of all pairs), examples of phase 2, users and items.
@@ -262,4 +263,11 @@ SCORING_CLAIMS = {
     "LLM off, no side network": "The same, without a side network that could read the history itself",
     "MLP-N": "Scored, ILM beats the MLP with as many tokens",
     "ILM-rand": "Scored, ILM beats ILM-rand: phase 1 matters",
+}
+#: And a model that reads dialogues.
+CHAT_CLAIMS = {
+    "told=films": "Told words as well, the model finds a seeker's film sooner than by the films named alone",
+    "told=words": "Told the films named as well, it finds it sooner than by words alone",
+    "told=another": "With another seeker's words the gain is lost",
+    "llm=off": "The frozen LLM finds it sooner than the same head without the LLM",
 }

@@ -70,7 +70,7 @@ def test_done_is_never_said_of_what_is_not_there(started, capsys):
 @pytest.mark.parametrize(
     ("changes", "seeds", "there", "gone"),
     [
-        ({}, 1, "01 02 03 04-OpenP5-R 04-MLP 04-ILM 05 06 07 09", "04-ILM-IT"),
+        ({}, 1, "01 02 03 04-OpenP5-R 04-MLP 04-ILM 05 06 07 09 10 11", "04-ILM-IT"),
         ({}, 2, "02_embeddings-seed1 04_phase2-ILM-seed1", "seed2"),
         ({"seed": 3}, 2, "seed3 seed4", "seed0 seed5"),
         ({"methods": ["OpenP5-R", "ILM"]}, 1, "04-ILM", "04-MLP ILM-rand"),
@@ -80,6 +80,7 @@ def test_done_is_never_said_of_what_is_not_there(started, capsys):
         ({"evaluation.readouts": ["score"]}, 1, "01 02 03 04-OpenP5-R 10", "04-MLP 04-ILM 06 07 09"),
         ({"evaluation.readouts": ["beam"]}, 1, "06 07", "10"),
         ({"ablations.readings": {}}, 1, "05 06 07", "09"),
+        ({"chat.enabled": False}, 1, "10", "11"),
     ],
     ids=str,
 )
@@ -137,7 +138,7 @@ def test_what_does_not_hold_any_more_is_run_again(finished, monkeypatch):
     assert plan.gone(params, 1) == ["06_openp5_eval"]
     six.write_text(whole)
     assert plan.gone(params.with_(**{"evaluation.beams": 11}), 1) == everything
-    overall = ["05_elm24_eval", "06_openp5_eval", "07_ablations", "09_readings", "10_scoring"]
+    overall = ["05_elm24_eval", "06_openp5_eval", "07_ablations", "09_readings", "10_scoring", "11_chat"]
     assert [n for n in plan.gone(params, 2) if "seed" not in n] == overall  # three seeds, then one: the same
     monkeypatch.setattr(plan, "library_digest", lambda: "another")
     assert plan.gone(params, 1) == everything

@@ -15,7 +15,7 @@ from ilm_lib.executed import write_executed
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-CHAINS = (("02", "03", "05", "08", "09"), ("04", "06", "07", "10"))  # of about the same length
+CHAINS = (("02", "03", "05", "08", "09", "11"), ("04", "06", "07", "10"))  # of about the same length
 
 
 # ------------------------------------------------------------ notebooks
@@ -38,7 +38,7 @@ def test_notebooks_reproduce_their_claims(tmp_path):
             assert run.returncode == 0, said[-6000:]
 
     results = pd.read_csv(tmp_path / "runs/toy/results.csv", keep_default_na=False)
-    assert set(results["table"]) == {"table1", "table3", "table6", "table7", "figure3", "scoring"}
+    assert set(results["table"]) == {"table1", "table3", "table6", "table7", "figure3", "scoring", "conversation"}
     both = results[
         (results["table"] == "table3")
         & (results["task"] == "both")

@@ -10,6 +10,12 @@ from scipy.sparse import csr_matrix, diags
 from ilm_lib.baselines.cf import CFEmbeddings, rms
 
 
+def centred(table: np.ndarray) -> np.ndarray:
+    """(I, D) vectors less their mean; rows of zeros stay so."""
+    some = table.any(1, keepdims=True)
+    return np.where(some, table - table[some[:, 0]].mean(0), 0).astype(np.float32)
+
+
 def principal_parts(table: np.ndarray, dim: int) -> np.ndarray:
     """(I, D) vectors to (I, dim) numbers that do not correlate, each with a variance of 1; rows of zeros stay so.
 

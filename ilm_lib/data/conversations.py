@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from ilm_lib.data.dataset import Dataset
 from ilm_lib.data.films import PLOTS
 from ilm_lib.data.lines import DataError, read_json_lines, read_lines
 from ilm_lib.data.openp5 import load_openp5
@@ -132,7 +133,7 @@ class FilmCatalogue:
     """The films that may be recommended, M of them, and who of MovieLens' users rated which.
 
     Attributes:
-        ids: (M,) MovieLens ids, rising.
+        ids: (M,) of MovieLens, rising, or of a dataset.
         titles: (M,) "Matrix, The (1999)".
         genres, plots: (M,) in words, "" where there are none.
         shares: (M,) the share of users who rated a film, in the release where it is larger; 0 where nobody did.
@@ -141,7 +142,7 @@ class FilmCatalogue:
         rows: the row of a film by ReDial's id, of those that MovieLens has.
     """
 
-    ids: list[int]
+    ids: Sequence[int] | Sequence[str]
     titles: list[str]
     genres: list[str]
     plots: list[str]
@@ -202,6 +203,23 @@ def read_catalogue(root: Path) -> FilmCatalogue:
         histories=[np.searchsorted(ids, history) for history in (*of_small, *of_large)],
         rows={mark: row[movie] for mark, movie in marks.items()},
     )
+
+
+def films_of(data: Dataset) -> tuple[FilmCatalogue, dict[str, list[str]]]:
+    """The items of a dataset as films, and their tags by id. Histories are whole, with the items of dev and test."""
+    field = lambda text, *names: next((text[name] for name in names if text.get(name)), [])
+    joined = lambda words: words if isinstance(words, str) else ", ".join(words)
+    counts = np.bincount(data.sequences, minlength=data.num_items)
+    films = FilmCatalogue(
+        data.items,
+        titles=[str(text.get("title") or item) for item, text in zip(data.items, data.texts)],
+        genres=[joined(field(text, "genres", "categories")) for text in data.texts],
+        plots=[joined(field(text, "overview", "description")) for text in data.texts],
+        shares=counts / data.num_users,
+        histories=[np.asarray(data.sequence(user)) for user in range(data.num_users)],
+        rows={item: row for row, item in enumerate(data.items)},
+    )
+    return films, {item: list(field(text, "tags")) for item, text in zip(data.items, data.texts)}
 
 
 def read_tags(path: Path) -> dict[int, list[str]]:

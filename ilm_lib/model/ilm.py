@@ -35,6 +35,7 @@ from ilm_lib.model.recommend import Recommendation, recommend
 from ilm_lib.model.reply import Reply, chat
 from ilm_lib.model.saved import Saved
 from ilm_lib.model.scoring import ScoreHead, without_llm
+from ilm_lib.model.seekers import Seekers
 from ilm_lib.sections import ItemPositions, Readout
 
 MAX_KEPT = 1 << 29  # numbers in the table of item tokens kept for inference: 2 GiB in float32
@@ -92,6 +93,7 @@ class ILM(nn.Module, Named, Saved):
         self._trie: Trie | None = None
         self._token_cache = TokenCache(num_items)
         self._table: tuple[Any, tuple[Tensor, Tensor]] | None = None
+        self._seekers: tuple[Any, Seekers] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -172,6 +174,14 @@ class ILM(nn.Module, Named, Saved):
             table, bias = self.head.table(items)
             self._table = source, (self.factors.table(table, items) if self.factors else table, bias)
         return self._table[1]
+
+    @property
+    def seekers(self) -> Seekers:
+        """What makes the vectors of those who talk to the model, kept while nothing of it changes."""
+        made_of, kept = (self.cf, self.fold_in, self.finder), self._seekers
+        if kept is None or any(a is not b for a, b in zip(kept[0], made_of)):
+            kept = self._seekers = made_of, Seekers(self.cf[: self.num_items], self.fold_in, self.finder)
+        return kept[1]
 
     @torch.no_grad()
     def token_nll(self, batch: Batch) -> tuple[Tensor, Tensor]:

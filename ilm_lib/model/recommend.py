@@ -15,7 +15,6 @@ from ilm_lib.model.dialogue import AskedPrompt, DialoguePrompt
 from ilm_lib.model.prompts import Batch, Item, Prompt, User
 from ilm_lib.model.refusals import TooLong, WrongValue
 from ilm_lib.model.scoring import top_items, users_in_front
-from ilm_lib.model.seekers import Seekers
 from ilm_lib.sections import Readout
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def place_queries(ilm: ILM, asked: Sequence[AskedPrompt]) -> Tensor:
     """(A, d) queries of all places that dialogues ask at, in the order of their users, `User(num_users)` and on."""
     assert ilm.head is not None, "a model without a head scores nothing"
     items, named = ilm.cf[: ilm.num_items], [rows for one in asked for rows in one.named]
-    guests = Seekers(items, ilm.fold_in, ilm.finder).vectors(named, [words for one in asked for words in one.said])
+    guests = ilm.seekers.vectors(named, [words for one in asked for words in one.said])
     found = items.new_zeros(len(named), ilm.head.query.out_features)
     for batch, _ in read_alike(ilm, [one.prompt for one in asked], share_rows=False):
         place = batch.entities[batch.slot_entity] - len(ilm.cf)  # below 0 at items

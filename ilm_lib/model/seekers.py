@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ilm_lib.model.fold_in import FoldIn
 
 SAID = 600  # characters of what was said that a sentence vector is made of, the last ones
+KEPT = 1 << 15  # texts whose sentence vectors are kept, 48 MiB of MiniLM's
 
 
 class Seekers:
@@ -31,8 +32,9 @@ class Seekers:
 
     def __init__(self, items: Tensor, fold_in: FoldIn | None, finder: Finder | None):
         self.items, self.fold_in, self.finder = items.float().cpu().numpy(), fold_in, finder
-        self.factors = fold_in.factors or items.shape[1] if fold_in is not None else items.shape[1]
+        self.factors = int(fold_in.factors if fold_in is not None else 0) or items.shape[1]
         self.device = items.device
+        self._read: dict[str, np.ndarray] = {}
 
     def vectors(self, named: Sequence[Sequence[int]], said: Sequence[str]) -> Tensor:
         """(A, D) of each who asks, zero where nothing was named and nothing said.
@@ -50,14 +52,18 @@ class Seekers:
             found[:, self.factors :] = 0
             if spoken:
                 centre, to_part = self._map
-                vectors = self.encode([text[n] for n in spoken])
+                vectors = self._sentences([text[n] for n in spoken])
                 found[spoken, self.factors :] = (vectors - centre) @ to_part
         return torch.from_numpy(found).to(self.device)
 
-    @cached_property
-    def encode(self) -> Callable[[Sequence[str]], np.ndarray]:
+    def _sentences(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, T) sentence vectors. What was read stays: in training a dialogue comes again every epoch."""
         assert self.finder is not None
-        return self.finder.encode
+        new = [text for text in dict.fromkeys(texts) if text not in self._read]
+        if len(self._read) + len(new) > KEPT:
+            self._read = {text: self._read[text] for text in texts if text in self._read}
+        self._read.update(zip(new, self.finder.encode(new)) if new else ())
+        return np.stack([self._read[text] for text in texts])
 
     @cached_property
     def _map(self) -> tuple[np.ndarray, np.ndarray]:

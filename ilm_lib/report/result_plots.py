@@ -6,7 +6,7 @@ rules are never averaged together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +17,7 @@ from matplotlib.ticker import NullLocator
 
 from ilm_lib.methods import in_order
 from ilm_lib.metrics import mean_se
-from ilm_lib.paper import ELM_TASKS, RESULT_COLUMNS, TEXT_METRICS
+from ilm_lib.paper import ELM_TASKS, RESULT_COLUMNS, SUCCESS_METRICS, TEXT_METRICS
 from ilm_lib.report.speed import short_names
 from ilm_lib.report.style import MARKERS, PALETTE, SERIES, plain_log, styled
 
@@ -33,7 +33,8 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     for key, group in results.groupby(keys, sort=False, dropna=False):
         (mean, se), n = mean_se(group["value"]), group["n"].max()
         metric = key[keys.index("metric")]
-        binomial = len(group) == 1 and metric.startswith("HR@") and pd.notna(n) and 0 <= mean <= 1
+        counted = metric.startswith("HR@") or metric in SUCCESS_METRICS
+        binomial = len(group) == 1 and counted and pd.notna(n) and 0 <= mean <= 1
         if binomial:
             se = float(np.sqrt(mean * (1 - mean) / float(n)))
         rows.append((*key, mean, se, len(group), n, binomial))
@@ -158,6 +159,28 @@ def plot_prompts_read(
         fontweight="bold",
     )
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, title=_error_note(rows))
+    return fig
+
+
+@styled
+def plot_success(results: pd.DataFrame, names: Mapping[str, str], *, title: str) -> Figure:
+    """How many seekers have their film after each turn of recommendations, a line a variant.
+
+    Takes rows of table "conversation" whose metrics are success@1 and on.
+
+    Args:
+        names: what each variant is called, in the order of the legend.
+    """
+    rows = summarise(select(results, table="conversation"))
+    rows["turn"] = rows["metric"].str.removeprefix("success@").astype(int)
+    fig, ax = plt.subplots(figsize=(6.4, 4.2))
+    for (variant, name), colour, marker in zip(names.items(), SERIES, "osD^vP", strict=False):
+        own = rows[rows["variant"] == variant].sort_values("turn")
+        ax.errorbar(own["turn"], own["mean"], yerr=own["se"], color=colour, marker=marker, ms=6, capsize=2, label=name)
+    ax.set(xticks=sorted(set(rows["turn"])), ylim=(0, None), ylabel="Seekers who have their film (fraction)")
+    ax.set_xlabel(f"Turns of recommendations\n{_error_note(rows)}")
+    ax.set_title(title)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, title="The model is told")
     return fig
 
 

@@ -22,11 +22,25 @@ from filelock import FileLock
 
 from ilm_lib.files import write_text
 from ilm_lib.methods import METHODS
-from ilm_lib.paper import ELM_CLAIMS, METRICS, OPENP5_CLAIMS, RANKING_METRICS, RESULT_COLUMNS, SCORING_CLAIMS
+from ilm_lib.paper import (
+    CHAT_CLAIMS,
+    ELM_CLAIMS,
+    METRICS,
+    OPENP5_CLAIMS,
+    RANKING_METRICS,
+    RESULT_COLUMNS,
+    SCORING_CLAIMS,
+    SUCCESS_METRICS,
+)
 from ilm_lib.report.verdicts import VERDICTS
 
 CLAIM_COLUMNS = ("claim", "paper", "ours", "ci_low", "ci_high", "p_value", "seeds", "verdict", "evidence", "reason")
-_CHAPTERS = (OPENP5_CLAIMS, ELM_CLAIMS, SCORING_CLAIMS)  # in the order of the file; a notebook writes all of one
+_CHAPTERS = (
+    OPENP5_CLAIMS,
+    ELM_CLAIMS,
+    SCORING_CLAIMS,
+    CHAT_CLAIMS,
+)  # in the order of the file; a notebook writes all of one
 _CLAIMS = [claim for chapter in _CHAPTERS for claim in chapter.values()]
 _KEY = [c for c in RESULT_COLUMNS if c not in ("value", "n")]
 _TEXT = [c for c in _KEY if c != "seed"]
@@ -72,6 +86,7 @@ def check_results(rows: pd.DataFrame) -> pd.DataFrame:
     _refuse(rows, ~rows["value"].map(math.isfinite), "value is not finite")
     ranking = rows["metric"].isin(RANKING_METRICS)
     _refuse(rows, ranking & ~rows["value"].between(0, 1), "hit rates and NDCG lie in [0, 1]")
+    _refuse(rows, rows["metric"].isin(SUCCESS_METRICS) & ~rows["value"].between(0, 1), "success lies in [0, 1]")
     _refuse(rows, ranking & (rows["history"] == ""), "hit rates and NDCG need a history rule, kept or excluded")
     over_llm = rows["method"].map(lambda m: METHODS[m].encoder is not None)
     _refuse(rows, ranking & over_llm & (rows["readout"] == ""), "hit rates over an LLM need a readout, beam or score")

@@ -27,7 +27,7 @@ def runs(params: Params, seeds: int) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {"01_data": {}}
     found |= {f"{n}-seed{s}": {"seed": s} for n in ("02_embeddings", "03_phase1") for s in each}
     found |= {f"04_phase2-{m}-seed{s}": {"seed": s, "method": m} for m in methods for s in each}
-    overall = ("05_elm24_eval", "06_openp5_eval", "07_ablations", "09_readings", "10_scoring")
+    overall = ("05_elm24_eval", "06_openp5_eval", "07_ablations", "09_readings", "10_scoring", "11_chat")
     found |= {name: {"seeds": list(each)} for name in overall}
     off = left_out(params)
     return {name: given for name, given in found.items() if name.partition("-")[0] not in off}

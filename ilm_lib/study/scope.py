@@ -29,13 +29,17 @@ def left_out(params: Params) -> dict[str, str]:
         leave("evaluation.readouts has no beam", *OF_THE_BEAM)
     if "score" not in readouts:
         leave("evaluation.readouts has no score", "10_scoring")
+    if not params.chat.enabled:
+        leave("chat.enabled is false", "11_chat")
+    if params.embeddings.file:
+        leave("vectors of a file say nothing of somebody new", "11_chat")
     if all_of((), "phase1"):
         leave(f"none of the methods {names} has a phase 1", "03_phase1")
     if not params.elm24.enabled:
         leave("elm24.enabled is false", "05_elm24_eval")
     if all_of("none", "encoder"):
         leave(f"none of the methods {names} reads a film's vector", "05_elm24_eval")
-        leave(f"none of the methods {names} reads an item's vector", "10_scoring")
+        leave(f"none of the methods {names} reads an item's vector", "10_scoring", "11_chat")
     if not params.ablations.readings:
         leave("ablations.readings is empty", "09_readings")
     if "ILM" not in params.methods:

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from ilm_lib.baselines import nearest_text
 from ilm_lib.baselines.sasrec import load_sasrec
-from ilm_lib.baselines.vectors import fuse, parts_of, principal_parts
+from ilm_lib.baselines.vectors import centred, fuse, parts_of, principal_parts
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.sections import VectorKind
 from ilm_lib.settings import Params
@@ -19,8 +19,14 @@ from ilm_lib.study.artifacts import Artifact, stage
 MADE_BY = "10_scoring"
 
 
-def vectors(params: Params, seed: int, kinds: Sequence[VectorKind], *, build: bool = False) -> Artifact:
-    """Vectors of items and users, in the form of `inputs.embeddings`; of "cf" alone they are these."""
+def vectors(
+    params: Params, seed: int, kinds: Sequence[VectorKind], *, whole_texts: bool = False, build: bool = False
+) -> Artifact:
+    """Vectors of items and users, in the form of `inputs.embeddings`; of "cf" alone they are these.
+
+    Args:
+        whole_texts: a text's part is its sentence vector less the mean of all, and not principal components of it.
+    """
     cf = inputs.embeddings(params, seed, build=build) if "cf" in kinds else None
     if cf is not None and len(kinds) == 1:
         return cf
@@ -29,20 +35,27 @@ def vectors(params: Params, seed: int, kinds: Sequence[VectorKind], *, build: bo
         "cf": cf,
         "sasrec": openp5.sasrec(params, seed, build=build) if "sasrec" in kinds else None,
         "text": text_vectors(params, build=build) if "text" in kinds else None,
-        "text_dim": params.score.text_dim,
+        "text_dim": None if whole_texts else params.score.text_dim,
     }
     return stage("vectors", make_vectors, params.profile, made_by=MADE_BY, build=build, given=given)
 
 
 def make_vectors(
-    folder: Path, *, data: Artifact, cf: Artifact | None, sasrec: Artifact | None, text: Artifact | None, text_dim: int
+    folder: Path,
+    *,
+    data: Artifact,
+    cf: Artifact | None,
+    sasrec: Artifact | None,
+    text: Artifact | None,
+    text_dim: int | None,
 ) -> None:
     """Leave embeddings.safetensors."""
     others = []
     if sasrec is not None:
         others.append(load_sasrec(sasrec.path("sasrec")).get_input_embeddings().weight.detach().float().numpy())
     if text is not None:
-        others.append(principal_parts(load_file(text.path("text.safetensors"))["item"], text_dim))
+        table = load_file(text.path("text.safetensors"))["item"]
+        others.append(centred(table) if text_dim is None else principal_parts(table, text_dim))
     factors = None if cf is None else inputs.cf_embeddings(cf)
     fused = fuse(factors, others, inputs.open_dataset(data).train_matrix())
     save_file({"user": fused.user, "item": fused.item}, folder / "embeddings.safetensors")

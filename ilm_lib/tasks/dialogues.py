@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ilm_lib.data.conversations import Dialogue, Film
+from ilm_lib.data.conversations import Dialogue, Turn
 from ilm_lib.model.chat import ChatTemplate, Message
 from ilm_lib.model.dialogue import AskedPrompt, DialoguePrompt
 from ilm_lib.model.prompts import Item, PromptEncoder, User
@@ -46,16 +46,18 @@ def talks_of(dialogues: Sequence[Dialogue], rows: Mapping[str, int], questions: 
     asked: dict[tuple[int, int], list[int]] = {}
     for question in questions:
         asked.setdefault((question.dialogue, question.turn), []).append(question.target)
-    said = lambda part: Item(rows[part.id]) if isinstance(part, Film) and part.id in rows else part
     talks = []
     for number, dialogue in enumerate(dialogues):
-        turns: list[Message] = []
-        for turn in dialogue.turns:
-            content = [part.name if isinstance(part, Film) else part for part in map(said, turn.content)]
-            turns.append({"role": "assistant" if turn.recommender else "user", "content": content})
-        own = [turn for turn, said_ in enumerate(dialogue.turns) if said_.recommender]
-        talks.append(Talk(turns, [asked.get((number, turn), []) for turn in own]))
+        own = [turn for turn, said in enumerate(dialogue.turns) if said.recommender]
+        talks.append(Talk(messages_of(dialogue.turns, rows), [asked.get((number, turn), []) for turn in own]))
     return talks
+
+
+def messages_of(turns: Sequence[Turn], rows: Mapping[str, int]) -> list[Message]:
+    """Turns as a model reads them: films by their rows, and by name those that `rows` does not have."""
+    said = lambda part: part if isinstance(part, str) else Item(rows[part.id]) if part.id in rows else part.name
+    role = lambda turn: "assistant" if turn.recommender else "user"
+    return [{"role": role(turn), "content": [said(part) for part in turn.content]} for turn in turns]
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class DialogueTasks:
     @classmethod
     def of(cls, ilm: ILM) -> DialogueTasks:
         """As a model with a head over dialogues is asked."""
-        shown, seekers = dialogue_prompt(ilm), Seekers(ilm.cf[: ilm.num_items].cpu(), ilm.fold_in, ilm.finder)
-        return cls(ilm.num_users, ilm.names().spoken, shown, shown.template(ilm.tokenizer), seekers)
+        shown = dialogue_prompt(ilm)
+        return cls(ilm.num_users, ilm.names().spoken, shown, shown.template(ilm.tokenizer), ilm.seekers)
 
     def training_batches(
         self, encoder: PromptEncoder, talks: Sequence[Talk], size: int, seed: int

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -178,11 +178,11 @@ class TemplateSeeker:
         return [choices[n] for n in self.rng.permutation(len(choices))]
 
 
-def facts_of(catalogue: FilmCatalogue, tags: Mapping[int, Sequence[str]]) -> list[Facts]:
+def facts_of(catalogue: FilmCatalogue, tags: Mapping[Any, Sequence[str]]) -> list[Facts]:
     """What may be said of each film, (M,).
 
     Args:
-        tags: by MovieLens id.
+        tags: by the ids of the catalogue.
     """
     return [_facts(catalogue, row, tags.get(movie, ())) for row, movie in enumerate(catalogue.ids)]
 
@@ -289,5 +289,5 @@ class Conversation:
 
 
 def catalogue_films(catalogue: FilmCatalogue) -> list[Film]:
-    """The films of a catalogue as they stand in simulated turns: by MovieLens id."""
+    """The films of a catalogue as they stand in simulated turns: by its ids."""
     return [Film(str(movie), title) for movie, title in zip(catalogue.ids, catalogue.titles, strict=True)]

@@ -353,8 +353,9 @@ PLANS = {
     "llm": (
         {"methods": ("OpenP5-R",)},
         {"03_phase1": "has a phase 1", "05_elm24_eval": "reads a film's vector", "09_readings": "not among methods",
-         "10_scoring": "reads an item's vector"},
+         "10_scoring": "reads an item's vector", "11_chat": "reads an item's vector"},
     ),
+    "no-chat": ({"chat.enabled": False}, {"11_chat": "chat.enabled is false"}),
     "three-losses": ({"methods": ("ILM-IT", "ILM-IT-UI")}, {"09_readings": "not among methods"}),
     "ilm": ({"methods": ("ILM",)}, {}),
     "words": (

@@ -1,0 +1,208 @@
+"""Conversations in the study: a model that reads dialogues, taught by simulated seekers, and how soon others find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file as load_numpy
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ilm_lib.baselines.dialogue import unit
+from ilm_lib.data.conversations import films_of
+from ilm_lib.devices import device, use_bfloat16
+from ilm_lib.files import read_json
+from ilm_lib.methods import METHODS, Encoder
+from ilm_lib.model.dialogue import DialoguePrompt
+from ilm_lib.model.encoders import ItemEncoder, build_encoder
+from ilm_lib.model.finder import Finder
+from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.ilm import ILM
+from ilm_lib.model.scoring import ScoreHead
+from ilm_lib.sections import Score
+from ilm_lib.settings import Chat, Params, QFormerParams
+from ilm_lib.study import elm, inputs, stages
+from ilm_lib.study.artifacts import Artifact, stage
+from ilm_lib.study.vectors import text_vectors, vectors
+from ilm_lib.tasks.dialogues import DialogueTasks, dev_metrics
+from ilm_lib.tasks.simulated import SeekerWorld
+from ilm_lib.train.phase2 import new_encoder
+from ilm_lib.train.score import train_score
+
+MADE_BY = "11_chat"
+KINDS: tuple[Literal["cf"], Literal["text"]] = ("cf", "text")
+
+#: What a model is told of a conversation.
+Told = Literal["words and films", "words", "films", "words and films, LLM off"]
+
+
+def talker(params: Params, seed: int, method: str, told: Told = "words and films", *, build: bool = False) -> Artifact:
+    """A method's item encoder and head, taught by conversations with simulated seekers over the frozen LLM."""
+    encoder, fused = METHODS[method].encoder, _vectors(params, seed, build=build)
+    given = _common_inputs(params, seed, build=build) | {
+        "aligned": stages.phase1(params, seed, method, vectors=fused, build=build) if METHODS[method].phase1 else None,
+        "factors": inputs.embeddings(params, seed, build=build),
+        "encoder": encoder,
+        "qformer": params.qformer if encoder == "qformer" else None,
+        "mlp_tokens": params.phase2.mlp_tokens,
+        "settings": params.chat.model_copy(update={"enabled": True}),
+        "told": told,
+        "seed": seed,
+        **inputs.wording(params),
+    }
+    return stage("talker", make_talker, params.profile, made_by=MADE_BY, build=build, given=given)
+
+
+def make_talker(
+    folder: Path,
+    *,
+    data: Artifact,
+    cf: Artifact,
+    fold_in: dict[str, float],
+    text: Artifact,
+    llm: Artifact,
+    aligned: Artifact | None,
+    factors: Artifact,
+    encoder: Encoder,
+    qformer: QFormerParams | None,
+    mlp_tokens: int,
+    settings: Chat,
+    told: Told,
+    seed: int,
+    **wording: Any,
+) -> None:
+    """Train encoder and head; the weights that rank the films of other seekers best are kept."""
+    model, _ = stages.load_llm(llm)
+    table = _items(cf)
+    item_encoder = new_encoder(
+        encoder,
+        table,
+        model,
+        qformer=qformer,
+        mlp_tokens=mlp_tokens,
+        seed=seed,
+        aligned=load_file(aligned.path("qformer.safetensors")) if aligned else None,
+    )
+    item_encoder.dropout.p = settings.vector_dropout
+    shown = DialoguePrompt(
+        titles=settings.titles and told != "films",
+        tokens=told != "words",
+        words=told != "films",
+        history_max=settings.history_max,
+        system=settings.system,
+    )
+    head = ScoreHead(
+        model.get_input_embeddings().embedding_dim,
+        table.shape[1],
+        len(table),
+        side={"layers": settings.side_layers, "heads": settings.side_heads} if settings.side_layers else None,
+        dim=settings.dim,
+        dropout=settings.dropout,
+        context="last" if told.endswith("LLM off") else "llm",
+        prompt=shown,
+    )
+    ilm = _model(item_encoder, head, data=data, llm=llm, text=text, cf=cf, fold_in=fold_in, **wording)
+    world = world_of(data)
+    _, teach = world.wishes(settings.ask, settings.teach)
+    near, sizes = unit(inputs.cf_embeddings(factors).item), {"turns": settings.turns, "shown": settings.shown}
+    cut = len(teach) * 9 // 10
+    talks, questions = world.lessons(teach[:cut], near, seed, **sizes)
+    dev, asked = world.lessons(teach[cut:], near, seed, **sizes)
+    counts = np.bincount([question.target for question in questions], minlength=len(table))
+    with torch.no_grad():
+        head.bias.copy_(torch.from_numpy(np.log(counts + 0.1)))  # what is looked for often, before anything is said
+    autocast = use_bfloat16(settings.precision)
+    optim = settings.model_dump(include={*Score.model_fields}) | {"sampled_above": len(table)}
+    train_score(
+        folder,
+        ilm,
+        DialogueTasks.of(ilm).training_batches(ilm.prompts, talks, settings.batch_size, seed),
+        Score(**optim),
+        seed=seed,
+        evaluate=lambda model, step: dev_metrics(model, dev, asked, autocast=autocast),
+    )
+
+
+def world_of(data: Artifact) -> SeekerWorld:
+    """The films of a dataset as seekers look for them."""
+    return SeekerWorld.of(*films_of(inputs.open_dataset(data)))
+
+
+def load_talker(params: Params, seed: int, method: str, told: Told = "words and films") -> ILM:
+    """The model that `talker` trained."""
+    trained = talker(params, seed, method, told)
+    return _model(*_trained(trained), **_common_inputs(params, seed, build=False), **inputs.wording(params)).eval()
+
+
+def success(
+    params: Params, seed: int, method: str, told: Told = "words and films", *, strangers: bool = False,
+    build: bool = False,
+) -> Artifact:  # fmt: skip
+    """Whether seekers who taught nothing find their films; success.npz, "found" (S, turns) bool."""
+    given = _common_inputs(params, seed, build=build) | {
+        "trained": talker(params, seed, method, told, build=build),
+        "settings": params.chat.model_dump(include={"ask", "turns", "shown"}),
+        "strangers": strangers,
+        "seed": seed,
+        **inputs.wording(params),
+    }
+    return stage("success", make_success, params.profile, made_by=MADE_BY, build=build, given=given)
+
+
+def make_success(
+    folder: Path, *, trained: Artifact, settings: dict[str, int], strangers: bool, seed: int, **given: Any
+) -> None:
+    """Hold the conversations."""
+    ilm = _model(*_trained(trained), **given).eval().to(device())
+    world = world_of(given["data"])
+    ask, _ = world.wishes(settings["ask"], 0)
+    sizes = {"turns": settings["turns"], "shown": settings["shown"]}
+    np.savez(folder / "success.npz", found=world.success(ilm, ask, seed, strangers=strangers, **sizes))
+
+
+def _vectors(params: Params, seed: int, *, build: bool) -> Artifact:
+    return vectors(params, seed, KINDS, whole_texts=True, build=build)
+
+
+def _common_inputs(params: Params, seed: int, *, build: bool) -> dict[str, Any]:
+    """What a model that reads dialogues is made of besides what is trained."""
+    fused = _vectors(params, seed, build=build)
+    fold = stages.history_fold_in(params, inputs.embeddings(params, seed, build=build), fused)
+    assert fold is not None, "vectors of a file have no fold-in"
+    of_films = params.elm24.enabled and not params.backbone.pretrained
+    return {
+        "data": inputs.data(params),
+        "cf": fused,
+        "fold_in": vars(fold).copy(),
+        "text": text_vectors(params, build=build),
+        "llm": (elm if of_films else stages).backbone(params, seed, build=build),
+    }
+
+
+def _items(cf: Artifact) -> Tensor:
+    """(I, d) vectors of the items as a model has them; it knows no user."""
+    table, num_items = stages.cf_of_model(cf, seed=0, shuffled=False)
+    return table[:num_items]
+
+
+def _trained(artifact: Artifact) -> tuple[ItemEncoder, ScoreHead]:
+    """Encoder and head that `make_talker` left."""
+    about, weights = read_json(artifact.path("score.json")), load_file(artifact.path("score.safetensors"))
+    encoder, head = build_encoder(about["encoder"]), ScoreHead.from_config(about["head"])
+    for name, module in (("encoder", encoder), ("head", head)):
+        module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")})
+    return encoder, head
+
+
+def _model(
+    encoder: ItemEncoder, head: ScoreHead, *, data: Artifact, cf: Artifact, fold_in: dict[str, float], text: Artifact,
+    llm: Artifact, **wording: Any,
+) -> ILM:  # fmt: skip
+    """An ILM of the items of a dataset, which finds them by words as well."""
+    model, tokenizer = stages.load_llm(llm)
+    items, catalogue = _items(cf), inputs.tasks_of(data, **wording).catalogue().without_users()
+    finder = Finder(load_numpy(text.path("text.safetensors"))["item"], np.asarray(catalogue.weights, np.float32))
+    return ILM(model, tokenizer, encoder, items, len(items), catalogue, "slot", FoldIn(**fold_in), head, finder=finder)
