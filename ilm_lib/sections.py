@@ -142,3 +142,34 @@ class Score(Optim):
         if self.side_layers and self.dim % self.side_heads:
             raise ValueError(f"score.dim {self.dim} is no multiple of score.side_heads {self.side_heads}")
         return self
+
+
+class Chat(Optim):
+    """A model that reads dialogues (`model.dialogue`): item encoder and head learn, the LLM stays as it is."""
+
+    enabled: bool = Field(False, description="False: the study leaves notebook 11 out")
+    steps: Count = 300
+    batch_size: Batch = Field(8, description="dialogues")
+    lr: Rate = 1e-3
+    weight_decay: float = Field(0.1, ge=0, le=10)
+    precision: Precision = "auto"
+    teach: Count = Field(1000, description="users whose simulated seekers teach; a tenth of them choose the weights")
+    ask: Count = Field(400, description="users whose simulated seekers are asked, none of whom teaches")
+    turns: Few = Field(5, description="of recommendations in a conversation")
+    shown: Few = Field(3, description="films in each")
+    titles: bool = Field(True, description="an item's title stands before its tokens")
+    system: str = Field("You recommend films to a friend, and say in a short sentence why.", max_length=1000)
+    history_max: Count = Field(50, description="slots of a prompt, the last ones")
+    dim: Size = Field(64, description="of a query, a row of the item table, and the side network")
+    layers: Literal["last", "all"] = Field("all", description="whose hidden states are read: of the last, or of all")
+    side_layers: int = Field(2, ge=0, le=64, description="of the network that reads the hidden states; 0: none")
+    side_heads: Few = Field(2, description="its attention heads")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on the hidden state")
+    vector_dropout: float = Field(0.2, ge=0, lt=1, description="on the vectors that item tokens are made of")
+    eval_every: Count = Field(100, description="steps between dev evaluations; the best is kept")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.side_layers and self.dim % self.side_heads:
+            raise ValueError(f"chat.dim {self.dim} is no multiple of chat.side_heads {self.side_heads}")
+        return self

@@ -22,8 +22,8 @@ from ilm_lib.model.finder import Finder
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.scoring import ScoreHead
-from ilm_lib.sections import Score
-from ilm_lib.settings import Chat, Params, QFormerParams
+from ilm_lib.sections import Chat, Context, Score
+from ilm_lib.settings import Params, QFormerParams
 from ilm_lib.study import elm, inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
 from ilm_lib.study.vectors import text_vectors, vectors
@@ -94,26 +94,30 @@ def make_talker(
         history_max=settings.history_max,
         system=settings.system,
     )
+    context: Context = "last" if told.endswith("LLM off") else "llm"
+    every_layer = settings.layers == "all" and context == "llm"
     head = ScoreHead(
         model.get_input_embeddings().embedding_dim,
         table.shape[1],
         len(table),
+        states=model.config.get_text_config().num_hidden_layers + 1 if every_layer else 1,
         side={"layers": settings.side_layers, "heads": settings.side_heads} if settings.side_layers else None,
         dim=settings.dim,
+        free=False,  # most films are no teacher's; a part of their own would learn that they are never asked for
         dropout=settings.dropout,
-        context="last" if told.endswith("LLM off") else "llm",
+        context=context,
         prompt=shown,
     )
+    with torch.no_grad():  # how well known an item is, and not how often these seekers looked for it
+        head.bias.copy_(torch.from_numpy(inputs.open_dataset(data).item_counts() + 1.0).log())
+    head.bias.requires_grad_(False)
     ilm = _model(item_encoder, head, data=data, llm=llm, text=text, cf=cf, fold_in=fold_in, **wording)
     world = world_of(data)
     _, teach = world.wishes(settings.ask, settings.teach)
     near, sizes = unit(inputs.cf_embeddings(factors).item), {"turns": settings.turns, "shown": settings.shown}
     cut = len(teach) * 9 // 10
-    talks, questions = world.lessons(teach[:cut], near, seed, **sizes)
+    talks, _ = world.lessons(teach[:cut], near, seed, **sizes)
     dev, asked = world.lessons(teach[cut:], near, seed, **sizes)
-    counts = np.bincount([question.target for question in questions], minlength=len(table))
-    with torch.no_grad():
-        head.bias.copy_(torch.from_numpy(np.log(counts + 0.1)))  # what is looked for often, before anything is said
     autocast = use_bfloat16(settings.precision)
     optim = settings.model_dump(include={*Score.model_fields}) | {"sampled_above": len(table)}
     train_score(
