@@ -65,6 +65,15 @@ def test_a_conversation_goes_on_until_every_item_was_named(talker):
     assert last.recommended == [] and "every" in last.text
 
 
+@pytest.mark.parametrize("encoder", ["none", "qformer"])
+def test_a_reply_can_be_given_back_to_any_model(new_talker, encoder):
+    talker = new_talker("llama", encoder)
+    first = talker.chat(said("Something like Film 3"))
+    turns = [*said("Something like Film 3"), {"role": "assistant", "content": first.content}, *said("another one")]
+    own = {one.item for one in talker.chat(turns, writes=False).recommended}
+    assert own and not own & {Item(3), *items_of(first.content)}
+
+
 def test_what_was_seen_is_left_out(talker):
     first = talker.chat(said("Something sad"), k=2, writes=False).recommended
     again = talker.chat(said("Something sad"), k=2, seen=[first[0].title, first[1].item], writes=False).recommended

@@ -134,7 +134,8 @@ def understood(ilm: ILM, messages: Sequence[Message]) -> list[Message]:
     turns: list[Message] = []
     for role, content in ChatTemplate(ilm.tokenizer).checked(messages):
         prompt = door.as_prompts([[*content] if any(content) else [" "]])[0][0]
-        door.fit([prompt], ilm.num_items, ilm.num_users, encoder=ilm.encoder is not None)
+        # Without an encoder items stand as their titles, so a reply's own can be given back to any model.
+        door.fit([prompt], ilm.num_items, ilm.num_users, encoder=True)
         if any(not isinstance(part, (str, Item)) for part in prompt):
             raise WrongKind(f"a message of a conversation holds text and Items alone, not {brief(prompt)}")
         linked = [out for part in prompt for out in (ilm.link(part[-LONGEST:]) if isinstance(part, str) else [part])]
