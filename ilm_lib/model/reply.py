@@ -148,9 +148,11 @@ def _that_fit(ilm: ILM, turns: Sequence[Message], room: int = 256) -> Sequence[M
     context = context_length(ilm.llm)
     most = context - min(room, context // 2)
     length = lambda turns: len(ilm.prompts.encode([p for t in turns for p in t["content"]])[0]) + 16 * len(turns)
-    for start in range(len(turns)):
-        if length(turns[start:]) < most:
-            return turns[start:]
+    start = len(turns)
+    while start and length(turns[start - 1 :]) < most:  # from the end: what does not fit is read once, not every time
+        start -= 1
+    if start < len(turns):
+        return turns[start:]
     (last,) = turns[-1:]
     while length([last]) >= most:
         content = list(last["content"])

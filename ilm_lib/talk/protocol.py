@@ -18,7 +18,7 @@ from ilm_lib.model.refusals import brief
 from ilm_lib.talk.marks import Marks
 from ilm_lib.talk.model_argument import MAX_K
 
-MAX_BODY = 1 << 18  # bytes of a request
+MAX_BODY = 1 << 17  # bytes of a request
 MAX_MESSAGES = 128
 IGNORED = frozenset(
     "frequency_penalty max_completion_tokens max_tokens metadata parallel_tool_calls presence_penalty prompt_cache_key "

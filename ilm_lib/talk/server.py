@@ -30,6 +30,7 @@ from ilm_lib.talk.protocol import MAX_BODY, Answer, Asked, Json, ProtocolError, 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 TO_SEND = 30.0  # seconds in which a body must have come
+TOO_MUCH = 1 << 24  # bytes of a body that are let pass: who is cut off while sending does not hear why
 
 
 class Begun(NamedTuple):
@@ -250,16 +251,19 @@ async def body_of(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # a form of a page elsewhere can send the other kinds without being asked
         raise ProtocolError("the body must have the Content-Type application/json", status=415)
-    says = f"the body is longer than {MAX_BODY:,} bytes: leave out the oldest messages"
-    body = bytearray()
+    body, length = bytearray(), 0
     try:
         async with asyncio.timeout(TO_SEND):
             async for piece in request.stream():
-                body += piece
-                if len(body) > MAX_BODY:
-                    raise ProtocolError(says, status=413, code="request_too_large", headers={"Connection": "close"})
+                length += len(piece)
+                if length > TOO_MUCH:
+                    break
+                body += piece[: max(0, MAX_BODY - len(body))]
     except TimeoutError:
         raise ProtocolError("the body did not come in time", status=408, headers={"Connection": "close"}) from None
+    if length > MAX_BODY:
+        says = f"the body is longer than {MAX_BODY:,} bytes: leave out the oldest messages"
+        raise ProtocolError(says, status=413, code="request_too_large", headers={"Connection": "close"})
     return bytes(body)
 
 
