@@ -117,13 +117,15 @@ class Talk:
     def _answer(self, line: str) -> None:
         asked: list[Message] = [*self.messages, {"role": "user", "content": self.marks.read(line)}]
         reply = self.ilm.chat(asked, self.k, seen=self.seen)
-        for part in reply:
-            if isinstance(part, Item) and self.bold:
-                self.out.write(f"\033[1m{self.title(part)}\033[0m")
-                self.out.flush()
-            else:
-                self.say(self.title(part) if isinstance(part, Item) else part)
-        self.say("\n")
+        try:
+            for part in reply:
+                if isinstance(part, Item) and self.bold:
+                    self.out.write(f"\033[1m{self.title(part)}\033[0m")
+                    self.out.flush()
+                else:
+                    self.say(self.title(part) if isinstance(part, Item) else part)
+        finally:  # the LLM may find the prompt too long midway
+            self.say("\n")
         # a turn that was refused was never said, and one that was answered is
         self.messages = [*asked, {"role": "assistant", "content": reply.content}]
         self.listed = reply.recommended
