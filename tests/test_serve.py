@@ -553,7 +553,7 @@ def test_the_command_refuses_in_a_line(folder, new_ilm, tmp_path, capsys, monkey
     assert error(folder, "--host", "no such host")[0] == error(folder, "--port", "70000")[0] == 2
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, says = error(folder)
-    assert code == 1 and says == "error: serve needs the package uvicorn: pip install 'ilm-study[serve]'"
+    assert code == 1 and says == "error: serve needs the package uvicorn: pip install '.[serve]', or starlette and uvicorn"
 
 
 def test_it_warns_where_others_can_reach_it(folder, capsys, monkeypatch):

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise
-        says = f"serve needs the package {error.name}: pip install 'ilm-study[serve]'"
+        says = f"serve needs the package {error.name}: pip install '.[serve]', or starlette and uvicorn"
         raise NotInstalled(says) from None
     with listening(args.host, args.port) as bound:
         host, port = bound.getsockname()[:2]
