@@ -424,8 +424,10 @@ def test_who_hangs_up_leaves_the_line(talker, stream):
         with one, other:
             one.sendall(body)
             assert started.acquire(timeout=10)
-            if stream:
-                assert b"How about" in one.recv(65536) + one.recv(65536)
+            got = b""
+            while stream and b"How about" not in got:
+                got += one.recv(65536)
+                assert got, "it was hung up on"
             other.sendall(body)
             until(lambda: len(client.endpoint.line.places) == 2)
             other.close()  # while it waits
@@ -553,7 +555,7 @@ def test_the_command_refuses_in_a_line(folder, new_ilm, tmp_path, capsys, monkey
     assert error(folder, "--host", "no such host")[0] == error(folder, "--port", "70000")[0] == 2
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, says = error(folder)
-    assert code == 1 and says == "error: serve needs the package uvicorn: pip install '.[serve]', or starlette and uvicorn"
+    assert code == 1 and says.startswith("error: serve needs the package uvicorn: pip install ")
 
 
 def test_it_warns_where_others_can_reach_it(folder, capsys, monkeypatch):

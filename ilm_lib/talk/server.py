@@ -125,8 +125,8 @@ class Endpoint:
             return answered(answer.whole())
         except BaseException as error:
             place.leave()
-            if isinstance(error, Refusal):
-                raise refused(error) from None
+            if isinstance(error, Exception) and not isinstance(error, ClientDisconnect):
+                raise as_told(error) from None
             raise
 
     def _model(self) -> Json:
@@ -175,11 +175,8 @@ class Endpoint:
             if asked.usage:
                 yield event(answer.last())
             yield event(None)
-        except Refusal as error:
-            yield event(refused(error).body)
         except Exception as error:  # the status is sent already: the error is an event
-            log.error("a reply failed", exc_info=error)
-            yield event(ProtocolError(FAILED, status=500, code="internal_error").body)
+            yield event(as_told(error).body)
 
 
 class Stream(StreamingResponse):
@@ -223,8 +220,11 @@ def told(error: ProtocolError) -> Response:
     return answered(error.body, error.status, dict(error.headers or {}))
 
 
-def refused(error: Refusal) -> ProtocolError:
-    """What the library refuses, for a client."""
+def as_told(error: Exception) -> ProtocolError:
+    """What a client is told where a reply fails. A fault of ours is logged with its traceback."""
+    if not isinstance(error, Refusal):
+        log.error("a reply failed", exc_info=error)
+        return ProtocolError(FAILED, status=500, code="internal_error")
     param = "ilm.seen" if isinstance(error, UnknownName) else "messages"
     return ProtocolError(
         str(error), param=param, code="context_length_exceeded" if isinstance(error, TooLong) else None
@@ -242,8 +242,8 @@ async def not_found(request: Request, error: HTTPException) -> Response:
 
 
 async def failed(request: Request, error: Exception) -> Response:
-    """A fault of ours; the traceback goes to the log and not to the client."""
-    return told(ProtocolError(FAILED, status=500, code="internal_error"))
+    """A fault of ours anywhere else. It goes on to the server, which logs it and closes the connection."""
+    return told(ProtocolError(FAILED, status=500, code="internal_error", headers={"Connection": "close"}))
 
 
 async def body_of(request: Request) -> bytes:
