@@ -12,7 +12,7 @@ from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.model.chat import ChatTemplate
 from ilm_lib.model.dialogue import DialoguePrompt
 from ilm_lib.model.refusals import OutOfRange, Refusal, UnknownName, WrongKind, WrongValue
-from ilm_lib.model.reply import Pen, small_letters
+from ilm_lib.model.reply import Pen, _that_fit, small_letters
 from ilm_lib.model.scoring import ScoreHead
 
 
@@ -124,6 +124,14 @@ def test_what_is_read_once_is_written_as_if_read_anew(new_talker, llm, encoder, 
     pen = Pen(talker)
     for prompt in prompts:
         assert "".join(pen.sentence(prompt)) == "".join(Pen(talker).sentence(prompt))
+
+
+def test_of_a_long_conversation_the_last_turns_that_fit_are_read(talker):
+    turns = talker.chat(said(*["a western or Film 3, a comedy"] * 41)).understood
+    length = lambda some: len(talker.prompts.encode([p for t in some for p in t["content"]])[0]) + 16 * len(some)
+    fits = [start for start in range(len(turns)) if length(turns[start:]) < 512 - 256]
+    assert 1 < fits[0] < 40 and list(_that_fit(talker, turns)) == turns[fits[0] :]
+    assert list(_that_fit(talker, turns[-2:])) == turns[-2:]
 
 
 def test_talking_changes_no_weight(talker):
