@@ -13,6 +13,6 @@ environment=$(mktemp -d "${TMPDIR:-/tmp}/ilm-bounds.XXXXXX")
 trap 'rm -rf "$environment"' EXIT
 "${PYTHON:-python3}" -m venv "$environment"
 "$environment/bin/pip" install -q uv
-"$environment/bin/uv" pip install -q --python "$environment/bin/python" --resolution "$resolution" "$@" -e '.[study,dev]'
+"$environment/bin/uv" pip install -q --python "$environment/bin/python" --resolution "$resolution" "$@" -e '.[study,serve,dev]'
 "$environment/bin/uv" pip freeze --python "$environment/bin/python" | grep -v '^-e'
 HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE=1 "$environment/bin/python" -m pytest -q -m "not slow"

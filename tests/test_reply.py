@@ -12,7 +12,7 @@ from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.model.chat import ChatTemplate
 from ilm_lib.model.dialogue import DialoguePrompt
 from ilm_lib.model.refusals import OutOfRange, Refusal, UnknownName, WrongKind, WrongValue
-from ilm_lib.model.reply import Pen, small_letters
+from ilm_lib.model.reply import Pen, _that_fit, small_letters
 from ilm_lib.model.scoring import ScoreHead
 
 
@@ -65,6 +65,15 @@ def test_a_conversation_goes_on_until_every_item_was_named(talker):
     assert last.recommended == [] and "every" in last.text
 
 
+@pytest.mark.parametrize("encoder", ["none", "qformer"])
+def test_a_reply_can_be_given_back_to_any_model(new_talker, encoder):
+    talker = new_talker("llama", encoder)
+    first = talker.chat(said("Something like Film 3"))
+    turns = [*said("Something like Film 3"), {"role": "assistant", "content": first.content}, *said("another one")]
+    own = {one.item for one in talker.chat(turns, writes=False).recommended}
+    assert own and not own & {Item(3), *items_of(first.content)}
+
+
 def test_what_was_seen_is_left_out(talker):
     first = talker.chat(said("Something sad"), k=2, writes=False).recommended
     again = talker.chat(said("Something sad"), k=2, seen=[first[0].title, first[1].item], writes=False).recommended
@@ -115,6 +124,14 @@ def test_what_is_read_once_is_written_as_if_read_anew(new_talker, llm, encoder, 
     pen = Pen(talker)
     for prompt in prompts:
         assert "".join(pen.sentence(prompt)) == "".join(Pen(talker).sentence(prompt))
+
+
+def test_of_a_long_conversation_the_last_turns_that_fit_are_read(talker):
+    turns = talker.chat(said(*["a western or Film 3, a comedy"] * 41)).understood
+    length = lambda some: len(talker.prompts.encode([p for t in some for p in t["content"]])[0]) + 16 * len(some)
+    fits = [start for start in range(len(turns)) if length(turns[start:]) < 512 - 256]
+    assert 1 < fits[0] < 40 and list(_that_fit(talker, turns)) == turns[fits[0] :]
+    assert list(_that_fit(talker, turns[-2:])) == turns[-2:]
 
 
 def test_talking_changes_no_weight(talker):

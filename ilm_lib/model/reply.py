@@ -134,7 +134,8 @@ def understood(ilm: ILM, messages: Sequence[Message]) -> list[Message]:
     turns: list[Message] = []
     for role, content in ChatTemplate(ilm.tokenizer).checked(messages):
         prompt = door.as_prompts([[*content] if any(content) else [" "]])[0][0]
-        door.fit([prompt], ilm.num_items, ilm.num_users, encoder=ilm.encoder is not None)
+        # Without an encoder items stand as their titles, so a reply's own can be given back to any model.
+        door.fit([prompt], ilm.num_items, ilm.num_users, encoder=True)
         if any(not isinstance(part, (str, Item)) for part in prompt):
             raise WrongKind(f"a message of a conversation holds text and Items alone, not {brief(prompt)}")
         linked = [out for part in prompt for out in (ilm.link(part[-LONGEST:]) if isinstance(part, str) else [part])]
@@ -147,9 +148,11 @@ def _that_fit(ilm: ILM, turns: Sequence[Message], room: int = 256) -> Sequence[M
     context = context_length(ilm.llm)
     most = context - min(room, context // 2)
     length = lambda turns: len(ilm.prompts.encode([p for t in turns for p in t["content"]])[0]) + 16 * len(turns)
-    for start in range(len(turns)):
-        if length(turns[start:]) < most:
-            return turns[start:]
+    start = len(turns)
+    while start and length(turns[start - 1 :]) < most:  # from the end: what does not fit is read once, not every time
+        start -= 1
+    if start < len(turns):
+        return turns[start:]
     (last,) = turns[-1:]
     while length([last]) >= most:
         content = list(last["content"])
