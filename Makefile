@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE := 1
 export RUFF_NO_CACHE := true
 
-.PHONY: help study lab test check fast lint types publish check-reports rough bench clean
+.PHONY: help study chat lab test check fast lint types publish check-reports rough bench clean
 .DEFAULT_GOAL := study
 
 help: ## list what can be made
@@ -35,6 +35,9 @@ help: ## list what can be made
 
 study: .venv/.installed ## run the study (the default); the report is runs/PROFILE/report/index.html
 	@$(BIN)/python -m ilm_lib.study "$$PROFILE" --seeds "$$SEEDS" --cores "$$CORES"
+
+chat: .venv/.installed ## talk to a model of PROFILE; the toy one is made in some two minutes, once
+	@$(BIN)/python -m ilm_lib.study.talk "$$PROFILE"
 
 lab: .venv/.installed ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -10,6 +10,7 @@ import torch
 from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ilm_lib.baselines.dialogue import unit
 from ilm_lib.data.conversations import films_of
@@ -87,27 +88,7 @@ def make_talker(
         aligned=load_file(aligned.path("qformer.safetensors")) if aligned else None,
     )
     item_encoder.dropout.p = settings.vector_dropout
-    shown = DialoguePrompt(
-        titles=settings.titles and told != "films",
-        tokens=told != "words",
-        words=told != "films",
-        history_max=settings.history_max,
-        system=settings.system,
-    )
-    context: Context = "last" if told.endswith("LLM off") else "llm"
-    every_layer = settings.layers == "all" and context == "llm"
-    head = ScoreHead(
-        model.get_input_embeddings().embedding_dim,
-        table.shape[1],
-        len(table),
-        states=model.config.get_text_config().num_hidden_layers + 1 if every_layer else 1,
-        side={"layers": settings.side_layers, "heads": settings.side_heads} if settings.side_layers else None,
-        dim=settings.dim,
-        free=False,  # most films are no teacher's; a part of their own would learn that they are never asked for
-        dropout=settings.dropout,
-        context=context,
-        prompt=shown,
-    )
+    head = _new_head(settings, told, model, *table.shape)
     with torch.no_grad():  # how well known an item is, and not how often these seekers looked for it
         head.bias.copy_(torch.from_numpy(inputs.open_dataset(data).item_counts() + 1.0).log())
     head.bias.requires_grad_(False)
@@ -127,6 +108,31 @@ def make_talker(
         Score(**optim),
         seed=seed,
         evaluate=lambda model, step: dev_metrics(model, dev, asked, autocast=autocast),
+    )
+
+
+def _new_head(settings: Chat, told: Told, llm: PreTrainedModel, num_items: int, vector_dim: int) -> ScoreHead:
+    """A head for what a model is told; nothing of it is learned by heart of an item."""
+    shown = DialoguePrompt(
+        titles=settings.titles and told != "films",
+        tokens=told != "words",
+        words=told != "films",
+        history_max=settings.history_max,
+        system=settings.system,
+    )
+    context: Context = "last" if told.endswith("LLM off") else "llm"
+    every_layer = settings.layers == "all" and context == "llm"
+    return ScoreHead(
+        llm.get_input_embeddings().embedding_dim,
+        vector_dim,
+        num_items,
+        states=llm.config.get_text_config().num_hidden_layers + 1 if every_layer else 1,
+        side={"layers": settings.side_layers, "heads": settings.side_heads} if settings.side_layers else None,
+        dim=settings.dim,
+        free=False,  # most films are no teacher's; a part of their own would learn that they are never asked for
+        dropout=settings.dropout,
+        context=context,
+        prompt=shown,
     )
 
 

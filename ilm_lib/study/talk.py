@@ -1,0 +1,59 @@
+"""Make the model that talks of a profile, where it has not been made, and talk to it in the terminal.
+
+python -m ilm_lib.study.talk toy          as `make chat` does
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ilm_lib.__main__ import main as library
+from ilm_lib.arguments import BadArgument, Parser
+from ilm_lib.errors import Refusal
+from ilm_lib.profiles import load_params, model_path
+from ilm_lib.settings import Params
+from ilm_lib.study import conversation, inputs, scope
+from ilm_lib.study.artifacts import MissingStage
+from ilm_lib.study.conversation_results import method_of
+
+
+def made(params: Params) -> Path:
+    """The folder of the profile's model that talks; what it needs is made where it is missing.
+
+    Raises:
+        Refusal: the profile has none, or its data are missing.
+    """
+    scope.need(params, "11_chat")
+    seed, method = params.report_seeds[0], method_of(params)
+    try:
+        conversation.talker(params, seed, method)
+    except MissingStage:
+        print(
+            f"▶ making the model that talks for profile {params.profile} (toy: some two minutes, once)", file=sys.stderr
+        )
+        inputs.data(params, build=True)
+        conversation.talker(params, seed, method, build=True)
+    return conversation.load_talker(params, seed, method).save_pretrained(
+        model_path(params.profile, f"{method}-chat", seed)
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 1 after a message on stderr, 2 where it is about the arguments."""
+    parser = Parser(prog="python -m ilm_lib.study.talk", description=__doc__)
+    parser.add_argument("profile", nargs="?", default="toy", metavar="PROFILE")
+    try:
+        folder = made(load_params(parser.parse_args(argv).profile))
+    except Refusal as error:
+        print(f"✗ {error}", file=sys.stderr)
+        return 2 if isinstance(error, BadArgument) else 1
+    except KeyboardInterrupt:
+        print("stopped; what was trained is kept", file=sys.stderr)
+        return 130
+    return library(["chat", "--model", str(folder)])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
