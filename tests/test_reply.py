@@ -1,6 +1,7 @@
 """The model's turn in a conversation: real items, none of them twice, and words that name no other."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.model.chat import ChatTemplate
 from ilm_lib.model.dialogue import DialoguePrompt
 from ilm_lib.model.refusals import OutOfRange, Refusal, UnknownName, WrongKind, WrongValue
-from ilm_lib.model.reply import Pen, _that_fit, small_letters
+from ilm_lib.model.reply import Pen, _that_fit, own_words, small_letters
 from ilm_lib.model.scoring import ScoreHead
 
 
@@ -92,6 +93,18 @@ def test_told_nothing_it_asks_back(talker, greeting):
 
 
 # ---------------------------------------------------------------- writing
+
+
+def test_an_llm_that_was_not_taught_to_answer_leaves_it_to_the_items_own_words(talker):
+    texts = [f"{title}. Drama. It ends badly." for title in talker.catalogue.titles]
+    told = ILM(talker.llm, talker.tokenizer, talker.encoder, talker.cf, ITEMS, replace(talker.catalogue, texts=texts),
+               "slot", FOLD, talker.head).eval()  # fmt: skip
+    reply = told.chat(said("Something like Film 3"), k=2)
+    first, second = (one.title for one in reply.recommended)
+    ends = "Drama. It ends badly."
+    assert reply.text == f"How about {first}: {ends}\nOr {second}: {ends}"
+    assert own_words("Heat. " + "Crime. " * 50, "Heat") == "Crime. " * 39 + "Crime."
+    assert own_words("Heat.", "Heat") == own_words("", "Heat") == ""
 
 
 def test_what_the_llm_writes_names_nothing(talker):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LONGEST = 4_000  # characters of a text that are read, its last ones
 SENTENCE = 40  # tokens that the LLM writes of an item, at most
-FACTS = 40  # words of an item's text that the LLM is shown
+FACTS = 40  # words of an item's text that are shown
 AGAIN = 1.3  # by which the logit of a token that it wrote already is divided
 ASKS = (
     "What do you like? Name one or two, or say what you are looking for.",
@@ -177,8 +177,12 @@ def _written(ilm: ILM, turns: Sequence[Message], items: Sequence[Item], writes: 
         return
     name, pen = ilm.names(), Pen(ilm)
     prompt = _to_write(ilm, turns, items)
+    taught = ilm.tokenizer.chat_template is not None
     for number, item in enumerate(items):
         lead, frame = LEADS[min(number, len(LEADS) - 1)], FRAMES[number % len(FRAMES)]
+        if not taught and (own := own_words(name.texts[item.row] if name.texts else "", name.titles[item.row])):
+            yield from (lead, item, f": {own}")
+            continue
         yield lead
         yield item
         yield frame
@@ -186,6 +190,17 @@ def _written(ilm: ILM, turns: Sequence[Message], items: Sequence[Item], writes: 
         for part in pen.sentence(prompt):
             yield part
             prompt.append(part)
+
+
+def own_words(text: str, title: str) -> str:
+    """The first sentences of an item's text, without its title; what an LLM that was not taught to answer is spared.
+
+    >>> own_words("Heat (1995). Crime, Drama. A detective hunts a thief.", "Heat (1995)")
+    'Crime, Drama. A detective hunts a thief.'
+    """
+    sentences = text.removeprefix(title).lstrip(". ").split(". ")
+    kept = [end for end in range(1, len(sentences) + 1) if len(" ".join(sentences[:end]).split()) <= FACTS]
+    return ". ".join(sentences[: max(kept, default=1)]).rstrip(".") + "." if sentences[0] else ""
 
 
 def _to_write(ilm: ILM, turns: Sequence[Message], items: Sequence[Item]) -> list:
