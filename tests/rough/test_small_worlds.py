@@ -361,7 +361,8 @@ PLANS = {
     "words": (
         {"evaluation.enabled": False},
         {n: "evaluation.enabled is false"
-         for n in ("03_phase1", "04_phase2", "06_openp5_eval", "07_ablations", "09_readings", "10_scoring")},
+         for n in ("03_phase1", "04_phase2", "06_openp5_eval", "07_ablations", "09_readings", "10_scoring",
+                   "11_chat")},
     ),
 }  # fmt: skip
 
