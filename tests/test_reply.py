@@ -115,7 +115,8 @@ def test_what_the_llm_writes_names_nothing(talker):
         between = re.sub(r"How about |\nOr |\nYou could also try |\? It is", "", "".join(own))
         assert between == between.lower() and not re.search(r'[0-9"“\n\[\]<>|]', between)
     small = small_letters(talker.tokenizer)
-    assert 0 < int(small.sum()) < len(small)
+    texts = talker.tokenizer.batch_decode([[token] for token in small.nonzero().flatten().tolist()])
+    assert 50 < len(texts) < len(small) and all(text.isprintable() and text == text.lower() for text in texts)
 
 
 def test_a_reply_comes_as_it_is_written(talker):
@@ -145,6 +146,13 @@ def test_of_a_long_conversation_the_last_turns_that_fit_are_read(talker):
     fits = [start for start in range(len(turns)) if length(turns[start:]) < 512 - 256]
     assert 1 < fits[0] < 40 and list(_that_fit(talker, turns)) == turns[fits[0] :]
     assert list(_that_fit(talker, turns[-2:])) == turns[-2:]
+
+
+def test_a_reply_ends_where_the_llm_can_read_no_more(talker):
+    """Every item is named, however many there are; what does not fit is not written about."""
+    reply = talker.chat(said("Something like Film 3. " + "It was very long indeed. " * 30), k=12)
+    assert items_of(reply.content) == [one.item for one in reply.recommended] and len(reply.recommended) == 12
+    assert reply.content[-1] == "." and reply.content[1] == reply.recommended[0].item
 
 
 def test_talking_changes_no_weight(talker):

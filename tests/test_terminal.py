@@ -11,6 +11,8 @@ import test_reply
 
 from ilm_lib import Item
 from ilm_lib.__main__ import main
+from ilm_lib.model.refusals import TooLong
+from ilm_lib.model.reply import Pen
 from ilm_lib.talk.marks import printable
 from ilm_lib.talk.terminal import HELP, Talk, typed
 
@@ -94,9 +96,13 @@ def test_what_is_refused_is_a_line_and_it_goes_on(talker, line):
     assert first.startswith("error: ") and rest.startswith("How about ") and len(conversation.messages) == 2
 
 
-def test_a_reply_that_is_refused_midway_was_never_said(talker):
-    """The tiny LLM reads 512 tokens; so many items are too much."""
-    conversation, out = talk(talker, "a western", k=14)
+def test_a_reply_that_is_refused_midway_was_never_said(talker, monkeypatch):
+    def refuses(pen, prompt):
+        yield " the"
+        raise TooLong("the prompt is 600 tokens long")
+
+    monkeypatch.setattr(Pen, "sentence", refuses)
+    conversation, out = talk(talker, "a western")
     assert "How about" in out and out.count("\nerror: ") == 1 and "tokens long" in out
     assert conversation.messages == [] and conversation.listed == []
 

@@ -42,7 +42,7 @@ ASKS = (
 )
 LEADS = ("How about ", "\nOr ", "\nYou could also try ")
 FRAMES = ("? It is", ", which is")
-_NO_SENTENCE = re.compile(r"[\n\r\"“”«»*_#\[\]{}<>|@\\0-9\ufffd]")
+_NO_SENTENCE = re.compile(r"[\x00-\x1f\x7f-\x9f\"“”«»*_#\[\]{}<>|@\\0-9\ufffd]")
 #: Words that say nothing of what one likes.
 EMPTY = set(
     "a an any are at can could do evening film films find for get give good hello help hey hi how i i'd i'm is like "
@@ -120,7 +120,7 @@ def chat(
         if row >= 0
     ]
     if not best:
-        return Reply([], turns, iter(["You have named every film I know."]), titles)
+        return Reply([], turns, iter(["You have named everything that I know."]), titles)
     return Reply(best, turns, _written(ilm, turns, [one.item for one in best], writes), titles)
 
 
@@ -183,10 +183,11 @@ def _written(ilm: ILM, turns: Sequence[Message], items: Sequence[Item], writes: 
         if not taught and (own := own_words(name.texts[item.row] if name.texts else "", name.titles[item.row])):
             yield from (lead, item, f": {own}")
             continue
-        yield lead
-        yield item
-        yield frame
         prompt += [lead, name.spoken[item.row], *_tokens(ilm, item), frame]
+        if len(ilm.prompts.encode(prompt)[0]) + SENTENCE > context_length(ilm.llm):
+            yield from (lead, item, ".")  # there is room for no more of the LLM's own
+            continue
+        yield from (lead, item, frame)
         for part in pen.sentence(prompt):
             yield part
             prompt.append(part)
