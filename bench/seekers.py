@@ -23,11 +23,12 @@ from sentence_transformers import SentenceTransformer
 from bench.redial import DROPOUT, TRAINING, markdown, measured, rows_of
 from ilm_lib.baselines.cf import fit_cf
 from ilm_lib.baselines.dialogue import Films, film_counts, train_words_and_films, unit
-from ilm_lib.data.conversations import TAGS, Film, FilmCatalogue, Turn, read_catalogue, read_tags
+from ilm_lib.data.conversations import TAGS, FilmCatalogue, Turn, read_catalogue, read_tags
 from ilm_lib.metrics import embed_sentences, sentence_encoder
 from ilm_lib.profiles import ROOT
 from ilm_lib.tasks.conversation import Question, words_of_turns
-from ilm_lib.tasks.seekers import Conversation, Facts, TemplateSeeker, Wish, catalogue_films, facts_of, wishes_of
+from ilm_lib.tasks.seekers import Conversation, Wish
+from ilm_lib.tasks.simulated import SeekerWorld
 
 RESULTS = ROOT / "reports" / "redial" / "seekers.csv"
 TEACH, ASK, TURNS, SHOWN = 1000, 400, 5, 3
@@ -47,13 +48,9 @@ class World:
 
     def __init__(self, catalogue: FilmCatalogue, tags: dict[int, list[str]], encoder: SentenceTransformer):
         self.catalogue, self.encoder = catalogue, encoder
-        self.films: list[Film] = catalogue_films(catalogue)
-        self.rows = {film.id: row for row, film in enumerate(self.films)}
-        self.facts: list[Facts] = facts_of(catalogue, tags)
-        users = np.random.default_rng(0).permutation(len(catalogue.histories))
-        wishes = list(wishes_of(catalogue, self.facts, users).values())
-        self.ask, self.teach = wishes[:ASK], wishes[ASK : ASK + TEACH]
-        self.texts = self.vectors([catalogue.text(row) for row in range(len(self.films))])
+        self.seekers = SeekerWorld.of(catalogue, tags)
+        self.ask, self.teach = self.seekers.wishes(ASK, TEACH)
+        self.texts = self.vectors([catalogue.text(row) for row in range(len(catalogue.ids))])
         self.before = [history[:-1] for history in catalogue.histories]  # nobody's last film
 
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
@@ -67,21 +64,12 @@ class World:
 
 
 def lessons(world: World, films: Films, wishes: Sequence[Wish], seed: int) -> tuple[list[Question], np.ndarray]:
-    """Questions of conversations in which films near to what was named are recommended, and what is known at each.
-
-    The seeker's film is never among them, so that every turn asks for it.
-    """
-    rng = np.random.default_rng(seed)
+    """Questions of conversations that teach (`SeekerWorld.taught`), and what is known at each."""
     talks: list[list[Turn]] = []
     questions: list[Question] = []
-    for number, wish in enumerate(wishes):
-        talk = Conversation(TemplateSeeker(wish, world.facts, world.films, seed), world.films, world.rows)
-        for _ in range(TURNS):
-            questions.append(Question(number, len(talk.turns), wish.goal, tuple(talk.named)))
-            talks.append([*talk.turns])
-            near = films.factors @ films.factors[talk.named].sum(0) + 0.3 * rng.normal(size=len(films.factors))
-            near[[wish.goal, *talk.named]] = -np.inf
-            talk.recommend(np.argsort(-near)[:SHOWN].tolist())
+    for question, talk in world.seekers.taught(wishes, films.factors, seed, turns=TURNS, shown=SHOWN):
+        questions.append(question)
+        talks.append([*talk.turns])
     return questions, world.known(films, talks, [q.named for q in questions])
 
 
@@ -91,18 +79,17 @@ def found_after(world: World, films: Films, scores: Callable[[np.ndarray], np.nd
     Args:
         scores: from what is known, (Q, F + 3D), to (Q, M).
     """
-    talks = [
-        Conversation(TemplateSeeker(w, world.facts, world.films, seed), world.films, world.rows) for w in world.ask
-    ]
-    found = np.zeros((len(talks), TURNS), bool)
-    for turn in range(TURNS):
-        going = [talk for talk in talks if talk.found is None]
-        for talk, row in zip(going, scores(world.known(films, [t.turns for t in going], [t.named for t in going]))):
+
+    def recommend(talks: Sequence[Conversation], going: Sequence[int]) -> list[list[int]]:
+        own = [talks[n] for n in going]
+        best = []
+        for talk, row in zip(own, scores(world.known(films, [t.turns for t in own], [t.named for t in own]))):
             row = row.copy()
             row[talk.named] = -np.inf
-            talk.recommend(np.argsort(-row)[:SHOWN].tolist())
-        found[:, turn] = [talk.found is not None for talk in talks]
-    return found
+            best.append(np.argsort(-row)[:SHOWN].tolist())
+        return best
+
+    return world.seekers.found(world.ask, recommend, seed, turns=TURNS)
 
 
 def methods(world: World, seed: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -12,7 +12,7 @@ is read once in training, and every turn that names items is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,6 +112,22 @@ class DialoguePrompt:
             own = [*own, *["\n"] * bool(own), asks()]
         before = template.prompt([{"role": role, "content": content} for role, content in messages])
         return AskedPrompt([*before, *[template.before] * bool(template.before), *own], named, said)
+
+    def render_all(
+        self,
+        template: ChatTemplate,
+        titles: Sequence[str],
+        dialogues: Iterable[Sequence[Message]],
+        first: int,
+        *,
+        told: bool = False,
+    ) -> list[AskedPrompt]:
+        """The prompts of several dialogues, whose places are numbered in order; arguments as of `render`."""
+        found: list[AskedPrompt] = []
+        for turns in dialogues:
+            found.append(self.render(template, titles, turns, first, told=told))
+            first += len(found[-1].named)
+        return found
 
     def _shown(self, content: Content, titles: Sequence[str]) -> list[str | Item]:
         shown: list[str | Item] = []

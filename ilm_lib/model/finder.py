@@ -27,8 +27,7 @@ from torch.nn.functional import log_softmax, normalize
 
 from ilm_lib.metrics import embed_sentences, sentence_encoder
 from ilm_lib.model import door
-from ilm_lib.model.prompts import Item
-from ilm_lib.model.recommend import Recommendation
+from ilm_lib.model.recommend import Recommendation, recommended
 from ilm_lib.model.refusals import WrongKind, WrongValue, brief
 from ilm_lib.model.text_codec import TextCodec
 from ilm_lib.model.text_tower import QFormerForPhase1
@@ -211,10 +210,7 @@ def find(ilm: ILM, words: Any, k: int) -> list[Recommendation]:
         raise WrongValue("this model has no finder: set ilm.finder = Finder.of(ilm.names().texts)")
     fits(finder, ilm.num_items)
     scores, rows = finder.log_probabilities([words])[0].topk(min(k, ilm.num_items))
-    return [
-        Recommendation(Item(row), name.id(Item(row)), name.title(Item(row)), score)
-        for row, score in zip(rows.tolist(), scores.tolist())
-    ]
+    return recommended(name, rows.tolist(), scores.tolist())
 
 
 def _encoder(name: str | None) -> SentenceTransformer:

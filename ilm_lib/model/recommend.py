@@ -18,6 +18,7 @@ from ilm_lib.model.scoring import top_items, users_in_front
 from ilm_lib.sections import Readout
 
 if TYPE_CHECKING:
+    from ilm_lib.model.catalogue import Catalogue
     from ilm_lib.model.ilm import ILM
 
 POSITIONS = (1 << 11, 1 << 16)  # that the LLM reads at once for the score read-out, on a CPU and on a GPU
@@ -65,13 +66,15 @@ def recommend(
     if not asked:
         return []
     items, scores = best_items(ilm, asked, k, exclude, readout)
+    return [recommended(name, rows, found) for rows, found in zip(items.tolist(), scores.tolist())]
+
+
+def recommended(names: Catalogue, rows: Sequence[int], scores: Sequence[float]) -> list[Recommendation]:
+    """Recommendations by their rows and log probabilities (nats); a row below 0 is none."""
     return [
-        [
-            Recommendation(Item(row), name.id(Item(row)), name.title(Item(row)), score)
-            for row, score in zip(rows, found)
-            if row >= 0
-        ]
-        for rows, found in zip(items.tolist(), scores.tolist())
+        Recommendation(Item(row), names.id(Item(row)), names.title(Item(row)), score)
+        for row, score in zip(rows, scores)
+        if row >= 0
     ]
 
 
@@ -137,10 +140,7 @@ def dialogue_queries(ilm: ILM, dialogues: Sequence[Sequence[Message]]) -> Tensor
         dialogues: of each the turns, the oldest first, with Items in the place of their names.
     """
     shown, titles = dialogue_prompt(ilm), ilm.names().spoken
-    template, asked, user = shown.template(ilm.tokenizer), [], ilm.num_users
-    for turns in dialogues:
-        asked.append(shown.render(template, titles, turns, user))
-        user += len(asked[-1].named)
+    asked = shown.render_all(shown.template(ilm.tokenizer), titles, dialogues, ilm.num_users)
     last = torch.tensor([len(one.named) for one in asked]).cumsum(0) - 1
     return place_queries(ilm, asked)[last.to(ilm.device)]
 
@@ -156,15 +156,16 @@ def dialogue_prompt(ilm: ILM) -> DialoguePrompt:
 def place_queries(ilm: ILM, asked: Sequence[AskedPrompt]) -> Tensor:
     """(A, d) queries of all places that dialogues ask at, in the order of their users, `User(num_users)` and on."""
     assert ilm.head is not None, "a model without a head scores nothing"
-    items, named = ilm.cf[: ilm.num_items], [rows for one in asked for rows in one.named]
-    guests = ilm.seekers.vectors(named, [words for one in asked for words in one.said])
-    found = items.new_zeros(len(named), ilm.head.query.out_features)
+    items, guests = ilm.cf[: ilm.num_items], ilm.seekers.of_places(asked)
+    found = items.new_zeros(len(guests), ilm.head.query.out_features)
     for batch, _ in read_alike(ilm, [one.prompt for one in asked], share_rows=False):
         place = batch.entities[batch.slot_entity] - len(ilm.cf)  # below 0 at items
         states = ilm.slot_states(batch, guests)[place >= 0]
         with torch.autocast(ilm.device.type, enabled=False):
             found[place[place >= 0]] = ilm.head.queries(states)
-    return found if ilm.factors is None else ilm.factors.queries(found, items, named)
+    if ilm.factors is None:
+        return found
+    return ilm.factors.queries(found, items, [rows for one in asked for rows in one.named])
 
 
 def last_queries(ilm: ILM, prompts: Sequence[Prompt], guests: Tensor | None = None) -> Tensor:

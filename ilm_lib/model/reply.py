@@ -22,7 +22,7 @@ from ilm_lib.model.backbone import context_length
 from ilm_lib.model.chat import ChatTemplate, Message
 from ilm_lib.model.masks import takes_positions
 from ilm_lib.model.prompts import Item, Prompt, User
-from ilm_lib.model.recommend import Recommendation, dialogue_prompt, dialogue_queries
+from ilm_lib.model.recommend import Recommendation, dialogue_prompt, dialogue_queries, recommended
 from ilm_lib.model.refusals import WrongKind, brief
 from ilm_lib.model.scoring import top_items
 from ilm_lib.model.titles import words_of
@@ -113,12 +113,7 @@ def chat(
     banned = [*named, *door.history_rows(seen, ilm.names(), ilm.num_items)]
     query = dialogue_queries(ilm, [_that_fit(ilm, turns)])
     rows, found = top_items(query, *ilm.table(), k, [banned])
-    name = ilm.names()
-    best = [
-        Recommendation(Item(row), name.id(Item(row)), name.title(Item(row)), score)
-        for row, score in zip(rows[0].tolist(), found[0].tolist())
-        if row >= 0
-    ]
+    best = recommended(ilm.names(), rows[0].tolist(), found[0].tolist())
     if not best:
         return Reply([], turns, iter(["You have named everything that I know."]), titles)
     return Reply(best, turns, _written(ilm, turns, [one.item for one in best], writes), titles)

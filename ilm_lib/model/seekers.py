@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from ilm_lib.model.dialogue import AskedPrompt
     from ilm_lib.model.finder import Finder
     from ilm_lib.model.fold_in import FoldIn
 
@@ -35,6 +36,10 @@ class Seekers:
         self.factors = int(fold_in.factors if fold_in is not None else 0) or items.shape[1]
         self.device = items.device
         self._read: dict[str, np.ndarray] = {}
+
+    def of_places(self, asked: Sequence[AskedPrompt]) -> Tensor:
+        """(A, D) of those who ask at all places of dialogues, in order."""
+        return self.vectors([rows for one in asked for rows in one.named], [said for one in asked for said in one.said])
 
     def vectors(self, named: Sequence[Sequence[int]], said: Sequence[str]) -> Tensor:
         """(A, D) of each who asks, zero where nothing was named and nothing said.

@@ -7,18 +7,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file as load_numpy
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ilm_lib.baselines.dialogue import unit
 from ilm_lib.data.conversations import films_of
 from ilm_lib.devices import device, use_bfloat16
-from ilm_lib.files import read_json
 from ilm_lib.methods import METHODS, Encoder
 from ilm_lib.model.dialogue import DialoguePrompt
-from ilm_lib.model.encoders import ItemEncoder, build_encoder
+from ilm_lib.model.encoders import ItemEncoder
 from ilm_lib.model.finder import Finder
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
@@ -27,10 +25,10 @@ from ilm_lib.sections import Chat, Context, Score
 from ilm_lib.settings import Params, QFormerParams
 from ilm_lib.study import elm, inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
+from ilm_lib.study.scoring import head_sizes, trained_parts
 from ilm_lib.study.vectors import text_vectors, vectors
 from ilm_lib.tasks.dialogues import DialogueTasks, dev_metrics
 from ilm_lib.tasks.simulated import SeekerWorld
-from ilm_lib.train.phase2 import new_encoder
 from ilm_lib.train.score import train_score
 
 MADE_BY = "11_chat"
@@ -78,14 +76,8 @@ def make_talker(
     """Train encoder and head; the weights that rank the films of other seekers best are kept."""
     model, _ = stages.load_llm(llm)
     table = _items(cf)
-    item_encoder = new_encoder(
-        encoder,
-        table,
-        model,
-        qformer=qformer,
-        mlp_tokens=mlp_tokens,
-        seed=seed,
-        aligned=load_file(aligned.path("qformer.safetensors")) if aligned else None,
+    item_encoder = stages.fresh_encoder(
+        encoder, table, model, aligned, qformer=qformer, mlp_tokens=mlp_tokens, seed=seed
     )
     item_encoder.dropout.p = settings.vector_dropout
     head = _new_head(settings, told, model, *table.shape)
@@ -121,17 +113,11 @@ def _new_head(settings: Chat, told: Told, llm: PreTrainedModel, num_items: int, 
         system=settings.system,
     )
     context: Context = "last" if told.endswith("LLM off") else "llm"
-    every_layer = settings.layers == "all" and context == "llm"
     return ScoreHead(
-        llm.get_input_embeddings().embedding_dim,
-        vector_dim,
-        num_items,
-        states=llm.config.get_text_config().num_hidden_layers + 1 if every_layer else 1,
-        side={"layers": settings.side_layers, "heads": settings.side_heads} if settings.side_layers else None,
-        dim=settings.dim,
+        vector_dim=vector_dim,
+        num_items=num_items,
+        **head_sizes(llm, settings, context),
         free=False,  # most films are no teacher's; a part of their own would learn that they are never asked for
-        dropout=settings.dropout,
-        context=context,
         prompt=shown,
     )
 
@@ -200,10 +186,7 @@ def _items(cf: Artifact) -> Tensor:
 
 def _trained(artifact: Artifact) -> tuple[ItemEncoder, ScoreHead]:
     """Encoder and head that `make_talker` left."""
-    about, weights = read_json(artifact.path("score.json")), load_file(artifact.path("score.safetensors"))
-    encoder, head = build_encoder(about["encoder"]), ScoreHead.from_config(about["head"])
-    for name, module in (("encoder", encoder), ("head", head)):
-        module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")})
+    _, encoder, head, _ = trained_parts(artifact)
     return encoder, head
 
 
@@ -214,5 +197,5 @@ def _model(
     """An ILM of the items of a dataset, which finds them by words as well."""
     model, tokenizer = stages.load_llm(llm)
     items, catalogue = _items(cf), inputs.tasks_of(data, **wording).catalogue().without_users()
-    finder = Finder(load_numpy(text.path("text.safetensors"))["item"], np.asarray(catalogue.weights, np.float32))
+    finder = Finder(load_file(text.path("text.safetensors"))["item"], np.asarray(catalogue.weights, np.float32))
     return ILM(model, tokenizer, encoder, items, len(items), catalogue, "slot", FoldIn(**fold_in), head, finder=finder)

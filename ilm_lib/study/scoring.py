@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.files import read_json
 from ilm_lib.methods import METHODS, Encoder
-from ilm_lib.model.encoders import build_encoder
+from ilm_lib.model.encoders import ItemEncoder, build_encoder
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.scoring import HistoryPrompt, ScoreHead
-from ilm_lib.sections import HistoryRule, Precision, Reader, Score
+from ilm_lib.sections import Chat, Context, HistoryRule, Precision, Reader, Score
 from ilm_lib.settings import Params, QFormerParams
 from ilm_lib.study import inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
@@ -26,7 +26,6 @@ from ilm_lib.study.openp5 import save_tops
 from ilm_lib.study.vectors import MADE_BY, history_fold_in, text_parts, text_vectors, vectors
 from ilm_lib.tasks.openp5 import RecommendationTasks
 from ilm_lib.tasks.scoring import ScoringTasks, dev_metrics, rank
-from ilm_lib.train.phase2 import new_encoder
 from ilm_lib.train.score import train_score
 
 
@@ -75,30 +74,18 @@ def make_score(
     model, tokenizer = reader(llm, settings.llm, seed)
     fold = FoldIn(**fold_in) if fold_in else None
     table, num_items = cf_of_scorer(cf, seed, shuffled, fold, tasks)
-    item_encoder = new_encoder(
-        encoder,
-        table,
-        model,
-        qformer=qformer,
-        mlp_tokens=mlp_tokens,
-        seed=seed,
-        aligned=load_file(aligned.path("qformer.safetensors")) if aligned else None,
+    item_encoder = stages.fresh_encoder(
+        encoder, table, model, aligned, qformer=qformer, mlp_tokens=mlp_tokens, seed=seed
     )
     item_encoder.dropout.p = settings.vector_dropout
-    every_layer = settings.layers == "all" and settings.context == "llm"
     head = ScoreHead(
-        model.get_input_embeddings().embedding_dim,
-        table.shape[1],
-        num_items,
-        states=model.config.get_text_config().num_hidden_layers + 1 if every_layer else 1,
-        side={"layers": settings.side_layers, "heads": settings.side_heads} if settings.side_layers else None,
-        dim=settings.dim,
+        vector_dim=table.shape[1],
+        num_items=num_items,
+        **head_sizes(model, settings, settings.context),
         free=settings.free,
         free_std=settings.free_std,
         known=table.shape[1] - text_parts(text, settings.text_dim) if text else None,
         cold_dropout=settings.cold_dropout,
-        dropout=settings.dropout,
-        context=settings.context,
         prompt=HistoryPrompt(settings.words, settings.user, settings.history_max),
     )
     counts = torch.from_numpy(tasks.data.item_counts()).float()
@@ -116,6 +103,19 @@ def make_score(
         seed=seed,
         evaluate=lambda model, step: dev_metrics(model, scoring, users, autocast=autocast),
     )
+
+
+def head_sizes(llm: PreTrainedModel, settings: Score | Chat, context: Context) -> dict[str, Any]:
+    """What a head over an LLM is made of by the settings of its training, as arguments of `ScoreHead`."""
+    every_layer = settings.layers == "all" and context == "llm"
+    return {
+        "llm_width": llm.get_input_embeddings().embedding_dim,
+        "states": llm.config.get_text_config().num_hidden_layers + 1 if every_layer else 1,
+        "side": {"layers": settings.side_layers, "heads": settings.side_heads} if settings.side_layers else None,
+        "dim": settings.dim,
+        "dropout": settings.dropout,
+        "context": context,
+    }
 
 
 def cf_of_scorer(
@@ -158,14 +158,26 @@ def trained_scorer(
     """The model that `score` trained."""
     fold = FoldIn(**fold_in) if fold_in else None
     table, num_items = cf_of_scorer(cf, seed, shuffled, fold, tasks)
-    about, weights = read_json(trained.path("score.json")), load_file(trained.path("score.safetensors"))
-    encoder, head = build_encoder(about["encoder"]), ScoreHead.from_config(about["head"])
+    about, encoder, head, weights = trained_parts(trained)
     model, tokenizer = reader(llm, about["llm"], about["seed"])
-    for name, module in (("encoder", encoder), ("head", head), ("llm", model)):
-        if own := {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}:
-            module.load_state_dict(own)
+    if own := part_of(weights, "llm"):
+        model.load_state_dict(own)
     positions = about["item_positions"]
     return ILM(model, tokenizer, encoder, table, num_items, tasks.catalogue(), positions, fold, head).eval()
+
+
+def trained_parts(artifact: Artifact) -> tuple[dict[str, Any], ItemEncoder, ScoreHead, dict[str, Tensor]]:
+    """What `train_score` left: score.json, the encoder, the head, and the weights of all that was trained."""
+    about, weights = read_json(artifact.path("score.json")), load_file(artifact.path("score.safetensors"))
+    encoder, head = build_encoder(about["encoder"]), ScoreHead.from_config(about["head"])
+    encoder.load_state_dict(part_of(weights, "encoder"))
+    head.load_state_dict(part_of(weights, "head"))
+    return about, encoder, head, weights
+
+
+def part_of(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The weights of one of the modules that were trained together."""
+    return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
 
 
 def ranking_inputs(params: Params, seed: int, method: str, *, shuffled: bool = False, build: bool) -> dict[str, Any]:

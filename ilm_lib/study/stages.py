@@ -20,7 +20,7 @@ from ilm_lib.data.llms import find_llm
 from ilm_lib.files import read_json
 from ilm_lib.methods import METHODS, Encoder
 from ilm_lib.model.backbone import load_backbone
-from ilm_lib.model.encoders import build_encoder
+from ilm_lib.model.encoders import ItemEncoder, build_encoder
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.prompts import PromptEncoder
@@ -174,12 +174,19 @@ def new_ilm(
     """A model before phase 2: an encoder, fresh or from phase 1, calibrated to the LLM."""
     model, tokenizer = load_llm(llm)
     table, num_items = cf_of_model(cf, seed, shuffled)
-    weights = load_file(aligned.path("qformer.safetensors")) if aligned else None
-    item_encoder = new_encoder(
-        encoder, table, model, qformer=qformer, mlp_tokens=settings.mlp_tokens, seed=seed, aligned=weights
+    item_encoder = fresh_encoder(
+        encoder, table, model, aligned, qformer=qformer, mlp_tokens=settings.mlp_tokens, seed=seed
     )
     catalogue = tasks.catalogue() if tasks else None
     return ILM(model, tokenizer, item_encoder, table, num_items, catalogue, settings.item_positions)
+
+
+def fresh_encoder(
+    encoder: Encoder, table: Tensor, llm: PreTrainedModel, aligned: Artifact | None, **sizes: Any
+) -> ItemEncoder | None:
+    """An item encoder, fresh or from phase 1, calibrated to the LLM; `sizes` as `new_encoder` takes them."""
+    weights = load_file(aligned.path("qformer.safetensors")) if aligned else None
+    return new_encoder(encoder, table, llm, aligned=weights, **sizes)
 
 
 def cf_of_model(cf: Artifact, seed: int, shuffled: bool) -> tuple[Tensor, int]:

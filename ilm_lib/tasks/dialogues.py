@@ -113,18 +113,12 @@ class DialogueTasks:
                 elif isinstance(segment, Item):
                     targets.append(NO_LOSS)
         batch = encoder.batch([one.prompt for one in asked], pack=True)
-        named, said = ([part for one in asked for part in getattr(one, what)] for what in ("named", "said"))
-        guests = self.seekers.vectors(named, said)
-        return Histories(batch, torch.tensor(targets), guests)
+        return Histories(batch, torch.tensor(targets), self.seekers.of_places(asked))
 
     def asked(self, talks: Sequence[Talk]) -> list[AskedPrompt]:
         """The prompts of talks; the places of all are numbered in order."""
-        found: list[AskedPrompt] = []
-        first = self.num_users
-        for talk in talks:
-            found.append(self.prompt.render(self.template, self.titles, talk.turns, first, told=True))
-            first += len(found[-1].named)
-        return found
+        told = [talk.turns for talk in talks]
+        return self.prompt.render_all(self.template, self.titles, told, self.num_users, told=True)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from ilm_lib.tasks.seekers import Conversation, Facts, TemplateSeeker, Wish, cat
 if TYPE_CHECKING:
     from ilm_lib.model.ilm import ILM
 
+Recommend = Callable[[Sequence[Conversation], Sequence[int]], Sequence[Sequence[int]]]
 NOISE = 0.3  # beside cosines, in what a lesson recommends
 
 #: What nobody should say, and some do: nothing, marks of an LLM's own, orders, forged turns, other scripts.
@@ -67,10 +68,10 @@ class SeekerWorld:
         """A conversation with one who wishes, which the seeker has opened."""
         return Conversation(TemplateSeeker(wish, self.facts, self.films, seed), self.films, self.rows)
 
-    def lessons(
+    def taught(
         self, wishes: Sequence[Wish], factors: np.ndarray, seed: int, *, turns: int = 5, shown: int = 3
-    ) -> tuple[list[Talk], list[Question]]:
-        """Conversations in which films near to what was named are recommended, and the questions of their turns.
+    ) -> Iterator[tuple[Question, Conversation]]:
+        """Conversations in which films near to what was named are recommended, before each turn that does.
 
         The seeker's film is never among them, so that every turn asks for it.
 
@@ -78,39 +79,57 @@ class SeekerWorld:
             factors: (M, F) unit vectors that say which films are near.
         """
         rng = np.random.default_rng(seed)
-        talks: list[Talk] = []
-        questions: list[Question] = []
         for number, wish in enumerate(wishes):
             talk = self.talk(wish, seed)
             for _ in range(turns):
-                questions.append(Question(number, len(talk.turns), wish.goal, tuple(talk.named)))
+                yield Question(number, len(talk.turns), wish.goal, tuple(talk.named)), talk
                 near = factors @ factors[talk.named].sum(0) + NOISE * rng.normal(size=len(factors))
                 near[[wish.goal, *talk.named]] = -np.inf
                 talk.recommend(np.argsort(-near)[:shown].tolist())
-            talks.append(Talk(messages_of(talk.turns, self.rows), [[wish.goal]] * turns))
-        return talks, questions
 
-    def success(
-        self, ilm: ILM, wishes: Sequence[Wish], seed: int, *, turns: int = 5, shown: int = 3, strangers: bool = False
-    ) -> np.ndarray:
+    def lessons(
+        self, wishes: Sequence[Wish], factors: np.ndarray, seed: int, *, turns: int = 5, shown: int = 3
+    ) -> tuple[list[Talk], list[Question]]:
+        """What a model that reads dialogues learns from, and the questions of its turns; arguments as of `taught`."""
+        questions, held = [], {}
+        for question, talk in self.taught(wishes, factors, seed, turns=turns, shown=shown):
+            questions.append(question)
+            held[question.dialogue] = talk
+        goals = [[[wish.goal]] * turns for wish in wishes]
+        return [Talk(messages_of(held[n].turns, self.rows), goal) for n, goal in enumerate(goals)], questions
+
+    def found(self, wishes: Sequence[Wish], recommend: Recommend, seed: int, *, turns: int = 5) -> np.ndarray:
         """(S, turns) bool, whether each seeker has its film after so many turns of recommendations.
 
         Args:
-            strangers: a control: the model is told the words of another seeker.
+            recommend: the rows that each of the talks that go on is recommended, given all talks and which these are.
         """
         talks = [self.talk(wish, seed) for wish in wishes]
         found = np.zeros((len(talks), turns), bool)
         for turn in range(turns):
-            told = [messages_of(talk.turns, self.rows) for talk in talks]
-            told = list(exchanged(told)) if strangers else told
             going = [n for n, talk in enumerate(talks) if talk.found is None]
-            if going:
-                asked = dialogue_queries(ilm, [told[n] for n in going])
-                best = top_items(asked, *ilm.table(), shown, [talks[n].named for n in going])[0]
-                for n, rows in zip(going, best.tolist()):
-                    talks[n].recommend([row for row in rows if row >= 0])
+            for n, rows in zip(going, recommend(talks, going) if going else ()):
+                talks[n].recommend(rows)
             found[:, turn] = [talk.found is not None for talk in talks]
         return found
+
+    def success(
+        self, ilm: ILM, wishes: Sequence[Wish], seed: int, *, turns: int = 5, shown: int = 3, strangers: bool = False
+    ) -> np.ndarray:
+        """`found` of a model that reads the conversations.
+
+        Args:
+            strangers: a control: the model is told the words of another seeker.
+        """
+
+        def recommend(talks: Sequence[Conversation], going: Sequence[int]) -> list[list[int]]:
+            told = [messages_of(talk.turns, self.rows) for talk in talks]
+            told = list(exchanged(told)) if strangers else told
+            asked = dialogue_queries(ilm, [told[n] for n in going])
+            best = top_items(asked, *ilm.table(), shown, [talks[n].named for n in going])[0]
+            return [[row for row in rows if row >= 0] for rows in best.tolist()]
+
+        return self.found(wishes, recommend, seed, turns=turns)
 
 
 def exchanged(talks: Sequence[Sequence[Message]]) -> Iterator[list[Message]]:
