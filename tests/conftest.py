@@ -25,10 +25,13 @@ from transformers import (
 from ilm_lib.data import Dataset
 from ilm_lib.data.templates import OUR_TEMPLATES
 from ilm_lib.methods import METHODS
+from ilm_lib.model.dialogue import DialoguePrompt
 from ilm_lib.model.encoders import MLPEncoder, QFormerEncoder
+from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.indexing import Indexing
 from ilm_lib.model.qformer import QFormer
+from ilm_lib.model.scoring import ScoreHead
 from ilm_lib.model.text_tower import QFormerForPhase1
 from ilm_lib.model.tokenizer import train_tokenizer
 from ilm_lib.paper import RESULT_COLUMNS
@@ -38,6 +41,7 @@ from ilm_lib.tasks.openp5 import RecommendationTasks
 torch.set_num_threads(1)
 
 ITEMS, USERS, CF = 15, 9, 6
+FOLD = FoldIn(unobserved=0.1, observed=1.0, ridge=0.01, ridge_per_item=0.01, item_scale=1.0, user_scale=1.0)
 
 
 def pytest_collection_modifyitems(items):
@@ -149,6 +153,22 @@ def new_ilm(tokenizer, tasks):
         if made is not None:
             made.calibrate(cf, 0.3)
         return ILM(model, tokenizer, made, cf, ITEMS, tasks.catalogue()).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_talker(new_ilm):
+    """new_talker("gpt2", titles=False, ...): an ILM that reads dialogues, of random weights."""
+
+    def make(llm="llama", *, encoder="mlp", side={"layers": 1, "heads": 2}, seed=0, **prompt):
+        bare = new_ilm(encoder, llm, seed=seed)
+        torch.manual_seed(seed)
+        states = bare.llm.config.get_text_config().num_hidden_layers + 1
+        shown = DialoguePrompt(**{"history_max": 12, "system": "You recommend films."} | prompt)
+        head = ScoreHead(32, CF, ITEMS, states=states, side=side, dim=8, prompt=shown)
+        torch.nn.init.normal_(head.bias)
+        return ILM(bare.llm, bare.tokenizer, bare.encoder, bare.cf, ITEMS, bare.catalogue, "slot", FOLD, head).eval()
 
     return make
 

@@ -3,22 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from conftest import CF, ITEMS, USERS
+from conftest import CF, FOLD, ITEMS, USERS
 
 from ilm_lib import ILM, Item, User
 from ilm_lib.data.conversations import Dialogue, Film, Turn
-from ilm_lib.model.dialogue import DialoguePrompt
-from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.recommend import dialogue_queries, place_queries
 from ilm_lib.model.refusals import WrongValue
-from ilm_lib.model.scoring import ScoreHead
 from ilm_lib.sections import Score
 from ilm_lib.tasks.conversation import Question, questions_of, target_ranks
 from ilm_lib.tasks.dialogues import DialogueTasks, Talk, dev_metrics, scores, talks_of
 from ilm_lib.tasks.scoring import NO_LOSS
 from ilm_lib.train.score import train_score
 
-FOLD = FoldIn(unobserved=0.1, observed=1.0, ridge=0.01, ridge_per_item=0.01, item_scale=1.0, user_scale=1.0)
 TURNS = [
     {"role": "user", "content": ["Hello, I liked ", Item(3), " and ", Item(5), "."]},
     {"role": "assistant", "content": ["Have you seen ", Item(7), "?"]},
@@ -28,22 +24,6 @@ TURNS = [
     {"role": "user", "content": ["Thanks"]},
 ]
 TALK = Talk(TURNS, [[7], [1, 2], []])
-
-
-@pytest.fixture(scope="module")
-def new_talker(new_ilm):
-    """new_talker("gpt2", titles=False, ...): an ILM that reads dialogues, of random weights."""
-
-    def make(llm="llama", *, encoder="mlp", side={"layers": 1, "heads": 2}, seed=0, **prompt):
-        bare = new_ilm(encoder, llm, seed=seed)
-        torch.manual_seed(seed)
-        states = bare.llm.config.get_text_config().num_hidden_layers + 1
-        shown = DialoguePrompt(**{"history_max": 12, "system": "You recommend films."} | prompt)
-        head = ScoreHead(32, CF, ITEMS, states=states, side=side, dim=8, prompt=shown)
-        torch.nn.init.normal_(head.bias)
-        return ILM(bare.llm, bare.tokenizer, bare.encoder, bare.cf, ITEMS, bare.catalogue, "slot", FOLD, head).eval()
-
-    return make
 
 
 def rendered(ilm, turns, **options):

@@ -4,35 +4,20 @@ import re
 from dataclasses import replace
 
 import pytest
-import torch
-from conftest import CF, ITEMS
-from test_dialogue import FOLD
+from conftest import FOLD, ITEMS
 
 from ilm_lib import ILM, Item, User
 from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.model.chat import ChatTemplate
-from ilm_lib.model.dialogue import DialoguePrompt
 from ilm_lib.model.refusals import OutOfRange, Refusal, UnknownName, WrongKind, WrongValue
 from ilm_lib.model.reply import Pen, _that_fit, own_words, small_letters
-from ilm_lib.model.scoring import ScoreHead
 
-
-@pytest.fixture(scope="module")
-def new_talker(new_ilm):
-    def make(llm="llama", encoder="mlp"):
-        bare = new_ilm(encoder, llm)
-        torch.manual_seed(0)
-        states = bare.llm.config.get_text_config().num_hidden_layers + 1
-        head = ScoreHead(32, CF, ITEMS, states=states, dim=8, prompt=DialoguePrompt(history_max=12, system="You help."))
-        torch.nn.init.normal_(head.bias)
-        return ILM(bare.llm, bare.tokenizer, bare.encoder, bare.cf, ITEMS, bare.catalogue, "slot", FOLD, head).eval()
-
-    return make
+PLAIN = {"side": None, "system": "You help."}
 
 
 @pytest.fixture(scope="module")
 def talker(new_talker):
-    return new_talker()
+    return new_talker(**PLAIN)
 
 
 def said(*texts):
@@ -68,7 +53,7 @@ def test_a_conversation_goes_on_until_every_item_was_named(talker):
 
 @pytest.mark.parametrize("encoder", ["none", "qformer"])
 def test_a_reply_can_be_given_back_to_any_model(new_talker, encoder):
-    talker = new_talker("llama", encoder)
+    talker = new_talker(encoder=encoder, **PLAIN)
     first = talker.chat(said("Something like Film 3"))
     turns = [*said("Something like Film 3"), {"role": "assistant", "content": first.content}, *said("another one")]
     own = {one.item for one in talker.chat(turns, writes=False).recommended}
@@ -132,7 +117,7 @@ def test_a_reply_comes_as_it_is_written(talker):
 @pytest.mark.parametrize("encoder", ["mlp", "qformer", "none"])
 def test_what_is_read_once_is_written_as_if_read_anew(new_talker, llm, encoder, monkeypatch):
     monkeypatch.setattr("ilm_lib.model.reply.SENTENCE", 6)
-    talker = new_talker(llm, encoder)
+    talker = new_talker(llm, encoder=encoder, **PLAIN)
     slot = [] if encoder == "none" else [Item(2)]
     prompts = [["a film ", *slot, " is"], ["a film ", *slot, " is", " or", *slot, " that"], ["a film like"]]
     pen = Pen(talker)

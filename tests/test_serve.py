@@ -28,7 +28,7 @@ from ilm_lib.talk.marks import Marks
 from ilm_lib.talk.serve import LOCAL, listening
 from ilm_lib.talk.server import Endpoint
 
-new_talker, talker, said = test_reply.new_talker, test_reply.talker, test_reply.said
+talker, said = test_reply.talker, test_reply.said
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_dialogue import FOLD
+from conftest import FOLD
 
 from ilm_lib import ILM, Item
 from ilm_lib.data import load_openp5

@@ -16,7 +16,7 @@ from ilm_lib.model.reply import Pen
 from ilm_lib.talk.marks import printable
 from ilm_lib.talk.terminal import HELP, Talk, typed
 
-new_talker, talker, said = test_reply.new_talker, test_reply.talker, test_reply.said
+talker, said = test_reply.talker, test_reply.said
 
 
 class Screen(io.StringIO):
