@@ -22,7 +22,8 @@ RESULT_COLUMNS = (
 RANKING_METRICS = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
 TEXT_METRICS = ("SC", "log_pplx")
 SUCCESS_METRICS = tuple(f"success@{turn}" for turn in range(1, 11))  # of conversations, after so many turns
-METRICS = RANKING_METRICS + TEXT_METRICS + SUCCESS_METRICS
+RECALL_METRICS = ("R@1", "R@10", "R@50", "MRR")  # of recorded dialogues
+METRICS = RANKING_METRICS + TEXT_METRICS + SUCCESS_METRICS + RECALL_METRICS
 LOWER_IS_BETTER = frozenset({"log_pplx"})
 
 # Table 2: pairs of phase 1 (90% of all pairs), examples of phase 2, users and items.
@@ -270,4 +271,10 @@ CHAT_CLAIMS = {
     "told=words": "Told the films named as well, it finds it sooner than by words alone",
     "told=another": "With another seeker's words the gain is lost",
     "llm=off": "The frozen LLM finds it sooner than the same head without the LLM",
+}
+RECORDED_CLAIMS = {
+    "told=films": "In recorded dialogues, told words as well, the model finds what is named next more often",
+    "told=words": "So it does told the films named as well",
+    "told=another": "With another dialogue's words the gain is lost",
+    "llm=off": "The frozen LLM finds it more often than the same head without the LLM",
 }

@@ -60,6 +60,7 @@ class Data(Section):
     dev_from: Moment = Field(0.8, description="temporal: training ends here, at a share of all interactions or a date")
     test_from: Moment = Field(0.9, description="temporal: the test period starts here")
     target: Target = Field("first", description="temporal: a user's first or last item of each period is asked for")
+    whole_catalogue: bool = Field(False, description="items of the index file that nobody had are items, too")
     cold_items: Share | None = Field(
         None, description="share of the items, of those with a text, that is in no interaction (data/cold.py)"
     )
@@ -155,6 +156,9 @@ class Chat(Optim):
     precision: Precision = "auto"
     teach: Count = Field(1000, description="users whose simulated seekers teach; a tenth of them choose the weights")
     ask: Count = Field(400, description="users whose simulated seekers are asked, none of whom teaches")
+    recorded: Literal["redial"] | None = Field(
+        None, description="recorded dialogues that teach as well, and in which others are asked (data/conversations.py)"
+    )
     turns: Few = Field(5, description="of recommendations in a conversation")
     shown: Few = Field(3, description="films in each")
     titles: bool = Field(True, description="an item's title stands before its tokens")

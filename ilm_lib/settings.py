@@ -305,8 +305,8 @@ class Params(Section):
                 raise ValueError(f"method {m[:40]!r} is unknown; allowed: {', '.join(TRAINED)}")
         distinct("methods", self.methods, least=1)
         distinct("seeds", self.seeds)
-        if not (self.evaluation.enabled or self.elm24.enabled):
-            raise ValueError("evaluation.enabled and elm24.enabled are both false: there is nothing to study")
+        if not (self.evaluation.enabled or self.elm24.enabled or self.chat.enabled):
+            raise ValueError("evaluation, elm24 and chat all have enabled: false: there is nothing to study")
         return self
 
     def losses_of(self, method: str) -> tuple[Loss, ...]:

@@ -8,8 +8,21 @@ import json
 import numpy as np
 import pytest
 
-from ilm_lib.data.conversations import TEST, VALID, Answer, Film, Turn, read_catalogue, read_redial
+from ilm_lib.data.conversations import (
+    TAGS,
+    TEST,
+    VALID,
+    Answer,
+    Film,
+    Turn,
+    as_tables,
+    films_of,
+    read_catalogue,
+    read_redial,
+)
 from ilm_lib.data.lines import DataError
+from ilm_lib.data.openp5 import load_openp5
+from ilm_lib.data.prepare import write_openp5
 from ilm_lib.model.linker import Linker
 from ilm_lib.profiles import data_dir
 from ilm_lib.tasks.linking import measure_linker, named_texts, said_in, with_error
@@ -104,6 +117,27 @@ def test_the_catalogue_joins_both_releases_and_redial(tmp_path):
     assert catalogue.rows == {"11": 0, "13": 4, "14": 5}
     assert [h.tolist() for h in catalogue.histories] == [[0], [0], [0, 1, 2], [1, 2, 3]]
     assert catalogue.matrix().sum(0).tolist() == [[3, 2, 2, 1, 0, 0]]
+
+
+def test_the_catalogue_becomes_a_dataset_with_the_films_that_nobody_rated(tmp_path):
+    root = data_folder(tmp_path)
+    with gzip.open(root / TAGS, "wt") as file:
+        file.write("movieId,keywords\n600,heist|cool\n999,x\n")
+    table, texts = as_tables(root)
+    assert table["user"].tolist() == ["0", "1", "2", "2", "2", "3", "3", "3"]
+    assert table["item"].tolist() == ["600", "600", "600", "601", "603", "601", "603", "604"]
+    heat = {"title": "Heat (1995)", "genres": ["Crime"], "overview": "A heist.", "keywords": ["heist", "cool"]}
+    assert texts["600"] == heat and texts["701"] == {"title": "Old"}
+    write_openp5(tmp_path / "Films", table[table["user"] > "1"], texts, catalogue=texts)
+    assert not (tmp_path / "Films" / "user_time.txt").exists(), "nothing is made up where no time is known"
+    known = load_openp5(tmp_path / "Films")
+    assert sorted(known.items) == ["600", "601", "603", "604"] and known.notes["unused_item_indices"] == 2
+    data = load_openp5(tmp_path / "Films", whole_catalogue=True)
+    assert sorted(data.items) == ["600", "601", "603", "604", "700", "701"]
+    assert data.notes["items_nobody_had"] == 2 and data.notes["unused_texts"] == 0
+    assert "heist" in data.item_text(data.items.index("600")) and "cool" not in data.item_text(data.items.index("600"))
+    films, tags = films_of(data)
+    assert tags["600"] == ["heist", "cool"] and films.shares[data.items.index("700")] == 0
 
 
 def test_a_film_without_number_is_refused(tmp_path):

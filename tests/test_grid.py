@@ -76,7 +76,7 @@ def test_done_is_never_said_of_what_is_not_there(started, capsys):
         ({"methods": ["OpenP5-R", "ILM"]}, 1, "04-ILM", "04-MLP ILM-rand"),
         ({"methods": ["MLP", "ILM"]}, 1, "04-MLP 04-ILM", "04-OpenP5-R"),
         ({"elm24.enabled": False}, 1, "02 04-ILM 06 07 09", "05"),
-        ({"evaluation.enabled": False}, 1, "01 02 05", "03 04 06 07 09"),
+        ({"evaluation.enabled": False}, 1, "01 02 05 11", "03 04 06 07 09 10"),
         ({"evaluation.readouts": ["score"]}, 1, "01 02 03 04-OpenP5-R 10", "04-MLP 04-ILM 06 07 09"),
         ({"evaluation.readouts": ["beam"]}, 1, "06 07", "10"),
         ({"ablations.readings": {}}, 1, "05 06 07", "09"),

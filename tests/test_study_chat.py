@@ -34,7 +34,7 @@ def test_rows_hold_every_variant_turn_and_seed(drawn):
     shown = conversation_results.table(rows).set_index("told")
     assert shown.loc["words and films"].tolist() == [0.125, 0.25, 0.375, 0.5]
     assert list(shown.index) == list(conversation_results.NAMES.values())
-    with pytest.raises(ValueError, match="success lies in"):
+    with pytest.raises(ValueError, match="success, recall and MRR lie in"):
         check_results(rows.assign(value=1.5))
 
 

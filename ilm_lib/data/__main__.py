@@ -4,6 +4,7 @@ python -m ilm_lib.data ML1M
 python -m ilm_lib.data --csv interactions.csv --texts texts.jsonl Mine
 python -m ilm_lib.data Mine       the profile alone, of a dataset that is there
 python -m ilm_lib.data prompts    OpenP5's prompt templates alone
+python -m ilm_lib.data ReDial     films of dialogues and of MovieLens, from the files that data/conversations.py names
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pandas as pd
 from ilm_lib import profiles
 from ilm_lib.arguments import BadArgument, Parser, whole
 from ilm_lib.data import data_dir
+from ilm_lib.data.conversations import as_tables
 from ilm_lib.data.dataset import TEXT_FIELDS, Dataset
 from ilm_lib.data.download import DATASETS, PROMPT_FILE, fetch
 from ilm_lib.data.lines import DataError, shown
@@ -42,6 +44,8 @@ OPENP5_COUNTS = {
     "Clothing": (39_387, 23_033, 278_677),
 }
 PROMPTS = "prompts"  # the NAME that asks for OpenP5's prompts
+REDIAL = "ReDial"  # the NAME that asks for the films that dialogues are about
+NAMES = (*DATASETS, REDIAL, PROMPTS)
 TEMPLATES = f"openp5/{PROMPT_FILE}"  # `data.templates` of the profiles
 ROWS = ("users", "items", "interactions", "training examples", "test examples")
 
@@ -72,8 +76,8 @@ def run(args: argparse.Namespace, parser: Parser) -> int:
     if args.csv and args.name in (PROMPTS, PROMPT_FILE):
         parser.error(f"{args.name} is the name of OpenP5's prompts: choose another for your data")
     there = args.csv is None and (root / "openp5" / args.name / "user_sequence.txt").is_file()
-    if args.csv is None and not there and args.name not in (*DATASETS, PROMPTS):
-        parser.error(f"NAME is one of {', '.join((*DATASETS, PROMPTS))}, unless --csv gives the interactions")
+    if args.csv is None and not there and args.name not in NAMES:
+        parser.error(f"NAME is one of {', '.join(NAMES)}, unless --csv gives the interactions")
     if args.csv is None and args.texts and there:
         parser.error(f"--texts needs --csv: {args.name} is there already, and is left as it is")
     if args.csv is None and args.name == PROMPTS:
@@ -95,7 +99,7 @@ def run(args: argparse.Namespace, parser: Parser) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m ilm_lib.data", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help=f"{', '.join((*DATASETS, PROMPTS))}; with --csv, any name")
+    parser.add_argument("name", metavar="NAME", help=f"{', '.join(NAMES)}; with --csv, any name")
     parser.add_argument("--folder", type=Path, metavar="FOLDER",
                         help="the data folder (default: ILM_DATA_DIR, else data/): raw files are "
                         "kept in FOLDER/raw, the dataset goes to FOLDER/openp5/NAME, which must "
@@ -125,7 +129,11 @@ def build(args: argparse.Namespace, root: Path) -> Dataset:
                         "Remove it or build into another place with --folder")  # fmt: skip
     own, made_clean = read_texts(args.texts) if args.texts else ({}, {})
     texts: Texts = {}
-    if args.csv:
+    notes: dict[str, int] = {}
+    if args.csv is None and args.name == REDIAL:
+        print("reading the films and their ratings", flush=True)
+        table, texts = as_tables(root)
+    elif args.csv:
         table, notes = prepare(read_csv(args.csv), 0 if args.core is None else args.core)
     else:
         core = 5 if args.core is None else args.core
@@ -138,7 +146,7 @@ def build(args: argparse.Namespace, root: Path) -> Dataset:
             table, notes = prepare(read_amazon_reviews(files[0]), core)
             texts = read_amazon_texts(files[1], set(table["item"]))
     merged = {item: {**texts.get(item, {}), **own.get(item, {})} for item in {**texts, **own}}
-    write_openp5(folder, table, merged, seed=args.seed)
+    write_openp5(folder, table, merged, seed=args.seed, catalogue=merged if args.name == REDIAL else ())
     print(f"wrote {folder}", end="\n\n")
     for warning in doubts(table) if args.csv else ():
         print(f"warning: {warning}")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.sparse import csr_matrix
 
 from ilm_lib.data.dataset import Dataset
@@ -179,9 +180,8 @@ def read_catalogue(root: Path) -> FilmCatalogue:
     for raw_id, text in zip(large.items, large.texts):
         titles.setdefault(int(raw_id), text["title"])
         genres.setdefault(int(raw_id), text.get("genres", []))
-    marks: dict[str, int] = {}
-    for mark, movie, title, plot in _redial_films(root / TO_MOVIELENS):
-        marks[mark] = movie
+    marks = redial_to_movielens(root / TO_MOVIELENS)
+    for _, movie, title, plot in _redial_films(root / TO_MOVIELENS):
         titles.setdefault(movie, title)
         plots.setdefault(movie, plot)
 
@@ -205,6 +205,23 @@ def read_catalogue(root: Path) -> FilmCatalogue:
     )
 
 
+def as_tables(root: Path) -> tuple[pd.DataFrame, dict[str, dict]]:
+    """`read_catalogue` as a table of interactions (user, item) in time order, and the text of every film by its id.
+
+    Tags (`TAGS`) are under `keywords`, which no item text holds (`Dataset.item_text`): a seeker who says one does not
+    read out what a model was told of the film.
+    """
+    films, tags = read_catalogue(root), read_tags(root / TAGS)
+    ids = np.array([str(movie) for movie in films.ids], object)
+    users = np.repeat(np.arange(len(films.histories)), [len(history) for history in films.histories])
+    table = pd.DataFrame({"user": users.astype(str), "item": ids[np.concatenate(films.histories)]})
+    texts = {}
+    for movie, title, genres, plot in zip(films.ids, films.titles, films.genres, films.plots):
+        text = {"title": title, "genres": genres.split(", "), "overview": plot, "keywords": tags.get(movie, [])}
+        texts[str(movie)] = {field: value for field, value in text.items() if value not in ("", [""], [])}
+    return table, texts
+
+
 def films_of(data: Dataset) -> tuple[FilmCatalogue, dict[str, list[str]]]:
     """The items of a dataset as films, and their tags by id. Histories are whole, with the items of dev and test."""
     field = lambda text, *names: next((text[name] for name in names if text.get(name)), [])
@@ -219,13 +236,18 @@ def films_of(data: Dataset) -> tuple[FilmCatalogue, dict[str, list[str]]]:
         histories=[np.asarray(data.sequence(user)) for user in range(data.num_users)],
         rows={item: row for row, item in enumerate(data.items)},
     )
-    return films, {item: list(field(text, "tags")) for item, text in zip(data.items, data.texts)}
+    return films, {item: list(field(text, "tags", "keywords")) for item, text in zip(data.items, data.texts)}
 
 
 def read_tags(path: Path) -> dict[int, list[str]]:
     """Tags by MovieLens id of a table with the columns movieId and keywords, `|` between them; DataError as above."""
     films = _film_rows(path, ("movieId", "keywords"))
     return {movie: [tag.strip() for tag in words.split("|") if tag.strip()] for movie, words in films}
+
+
+def redial_to_movielens(path: Path) -> dict[str, int]:
+    """MovieLens' id of a film by ReDial's, of `TO_MOVIELENS`; DataError as above."""
+    return {mark: movie for mark, movie, _, _ in _redial_films(path)}
 
 
 def _redial_films(path: Path) -> Iterator[tuple[str, int, str, str]]:

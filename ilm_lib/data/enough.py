@@ -104,7 +104,7 @@ def check(params: Params, counts: Counts) -> None:
         if users < LEAST:
             raise TooSmall(f"{counts.name}: {_count(users, 'user')} of {counts.users:,} have a {split} target; a study "
                            f"needs {LEAST}. {_more_targets(params)}")  # fmt: skip
-    if params.evaluation.enabled:
+    if params.evaluation.enabled or params.chat.enabled:
         _check_losses(params, counts)
     if "text" in params.score.vectors and "score" in params.evaluation.readouts and counts.texts < LEAST:
         raise TooSmall(f"{counts.name}: score.vectors has 'text', and {_count(counts.texts, 'item')} of {counts.items} "

@@ -39,7 +39,14 @@ COUNTED = ("blank_lines", "repeated_items", "unused_user_indices", "unused_item_
 BLOCK = 1 << 24  # bytes of text, and interactions, that are in memory at a time
 
 
-def load_openp5(folder: Path, *, name: str | None = None, index_seed: int = 0, cache: Path | None = None) -> Dataset:
+def load_openp5(
+    folder: Path,
+    *,
+    name: str | None = None,
+    index_seed: int = 0,
+    cache: Path | None = None,
+    whole_catalogue: bool = False,
+) -> Dataset:
     """Read a dataset in OpenP5's form; `name` defaults to the folder's name.
 
     Without user_indexing.txt users are numbered from 1 in file order; without
@@ -49,7 +56,8 @@ def load_openp5(folder: Path, *, name: str | None = None, index_seed: int = 0, c
 
     Raises DataError for anything malformed. Kept, and counted in `notes`: items repeated
     within a user, items without text, blank lines, and what `records` made clean in texts.
-    Dropped, and counted: index entries and texts of users and items that are in no sequence.
+    Dropped, and counted: index entries and texts of users and items that are in no sequence;
+    with `whole_catalogue` the items of item_random_indexing.txt that nobody had are kept.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -58,14 +66,14 @@ def load_openp5(folder: Path, *, name: str | None = None, index_seed: int = 0, c
         cache.mkdir(parents=True, exist_ok=True)
     # Rows follow the index numbers, known only when all items are: until then codes wait on disk.
     with TemporaryFile(dir=cache) as file:
-        dataset = _load(folder, name or folder.resolve().name, index_seed, file)
+        dataset = _load(folder, name or folder.resolve().name, index_seed, file, whole_catalogue)
         if cache is None:
             return replace(dataset, sequences=np.array(dataset.sequences))
         dataset.save(cache)
     return Dataset.open(cache)
 
 
-def _load(folder: Path, name: str, index_seed: int, file: BinaryIO) -> Dataset:
+def _load(folder: Path, name: str, index_seed: int, file: BinaryIO, whole_catalogue: bool) -> Dataset:
     path = folder / "user_sequence.txt"
     found = _read_sequences(path, file)
     codes = np.memmap(file, np.int32, "r+")
@@ -102,7 +110,9 @@ def _load(folder: Path, name: str, index_seed: int, file: BinaryIO) -> Dataset:
         lambda code: user_lines[np.searchsorted(offsets, np.argmax(codes == code), side="right") - 1],
     )
 
-    items = sorted(found.items, key=item_number.__getitem__)
+    if whole_catalogue:
+        notes |= {"unused_item_indices": 0, "items_nobody_had": len(item_number) - len(found.items)}
+    items = sorted(item_number if whole_catalogue else found.items, key=item_number.__getitem__)
     row = {item: r for r, item in enumerate(items)}
     row_of_code = np.array([row[item] for item in found.items], np.int32)
     for start in range(0, len(codes), BLOCK):

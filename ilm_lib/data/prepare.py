@@ -10,7 +10,7 @@ import gzip
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +62,22 @@ def prepare(interactions: pd.DataFrame, core: int = 5) -> tuple[pd.DataFrame, di
     return table, notes
 
 
-def write_openp5(folder: Path, interactions: pd.DataFrame, texts: Mapping[str, dict], *, seed: int = 0) -> None:
+def write_openp5(
+    folder: Path,
+    interactions: pd.DataFrame,
+    texts: Mapping[str, dict],
+    *,
+    seed: int = 0,
+    catalogue: Collection[str] = (),
+) -> None:
     """Write a table and its item texts as a dataset folder; equal input gives equal bytes.
 
-    Sequences are in order of (timestamp, row); user_time.txt has their times. Users stand in the
-    order of their first interaction and are numbered from 1. Items are numbered from 1001 by a
-    permutation that `seed` draws over the sorted ids (as numbers where all are whole numbers).
-    Texts of other items are left out. The folder appears complete or not at all.
+    Sequences are in order of (timestamp, row); user_time.txt has their times. A table without
+    timestamps is in time order, and has no such file. Users stand in the order of their first
+    interaction and are numbered from 1. Items are numbered from 1001 by a permutation that `seed`
+    draws over the sorted ids (as numbers where all are whole numbers), those of `catalogue` among
+    them, had by somebody or not. Texts of other items are left out. The folder appears complete
+    or not at all.
 
     Raises DataError where the folder exists, for an empty table, for an id that is no text or
     holds blanks, and for a user with fewer than three items; OSError where it cannot be written.
@@ -79,19 +88,21 @@ def write_openp5(folder: Path, interactions: pd.DataFrame, texts: Mapping[str, d
     if interactions.empty:
         remedy = "Lower the core or give more interactions"
         raise DataError(folder, None, "no interactions are left to write", remedy)
-    table = in_time_order(interactions)
+    timed = "timestamp" in interactions
+    table = in_time_order(interactions) if timed else interactions
     user, users = pd.factorize(table["user"])  # coded by first appearance
     item, items = pd.factorize(table["item"])
-    if (bad := next((i for i in (*users, *items) if not is_id(i)), None)) is not None:
+    if (bad := next((i for i in (*users, *items, *catalogue) if not is_id(i)), None)) is not None:
         raise DataError(folder, None, f"{bad!r} is no id", "Write ids as text without blanks")
     lengths = np.bincount(user)
     if (least := lengths.min()) < MIN_ITEMS:
         wrong = f"user {users[lengths.argmin()]!r} has {least} items, {MIN_ITEMS} are needed"
         raise DataError(folder, None, wrong, "Filter the table with prepare()")
     order = np.argsort(user, kind="stable")
-    names, times = np.array(items.tolist(), object)[item[order]], table["timestamp"].to_numpy().astype(str)[order]
+    columns = {"user_sequence.txt": np.array(items.tolist(), object)[item[order]]}
+    columns |= {TIMES: table["timestamp"].to_numpy().astype(str)[order]} if timed else {}
     ends = np.cumsum(lengths)
-    ids = _sorted(items.tolist())
+    ids = _sorted(list({*items, *catalogue}))
     numbers = np.random.default_rng(seed).permutation(len(ids)) + FIRST_ITEM
     records = ({"id": i, **texts[i]} for i in ids if texts.get(i))
     body = "".join(json.dumps(r) + "\n" for r in records)
@@ -99,7 +110,7 @@ def write_openp5(folder: Path, interactions: pd.DataFrame, texts: Mapping[str, d
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        for file, fields in (("user_sequence.txt", names), (TIMES, times)):
+        for file, fields in columns.items():
             lines = (" ".join([u, *fields[end - n : end]]) for u, n, end in zip(users, lengths, ends))
             _write(partial / file, lines)
         _write(partial / "user_indexing.txt", (f"{u} {n}" for n, u in enumerate(users, FIRST_USER)))

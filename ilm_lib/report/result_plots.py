@@ -166,12 +166,12 @@ def plot_prompts_read(
 def plot_success(results: pd.DataFrame, names: Mapping[str, str], *, title: str) -> Figure:
     """How many seekers have their film after each turn of recommendations, a line a variant.
 
-    Takes rows of table "conversation" whose metrics are success@1 and on.
+    Takes rows of table "conversation" and task "simulated", whose metrics are success@1 and on.
 
     Args:
         names: what each variant is called, in the order of the legend.
     """
-    rows = summarise(select(results, table="conversation"))
+    rows = summarise(select(results, table="conversation", task="simulated"))
     rows["turn"] = rows["metric"].str.removeprefix("success@").astype(int)
     fig, ax = plt.subplots(figsize=(6.4, 4.2))
     for (variant, name), colour, marker in zip(names.items(), SERIES, "osD^vP", strict=False):

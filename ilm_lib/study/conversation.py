@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ilm_lib.baselines.dialogue import unit
-from ilm_lib.data.conversations import films_of
+from ilm_lib.data.conversations import films_of, read_redial
 from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.methods import METHODS, Encoder
 from ilm_lib.model.dialogue import DialoguePrompt
@@ -21,10 +21,10 @@ from ilm_lib.model.finder import Finder
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.scoring import ScoreHead
-from ilm_lib.sections import Chat, Context, Score
+from ilm_lib.sections import Chat, Context, Precision, Score
 from ilm_lib.settings import Params, QFormerParams
-from ilm_lib.study import elm, inputs, stages
-from ilm_lib.study.artifacts import Artifact, stage
+from ilm_lib.study import elm, inputs, recorded, stages
+from ilm_lib.study.artifacts import Artifact, SourceFile, stage
 from ilm_lib.study.scoring import head_sizes, trained_parts
 from ilm_lib.study.vectors import text_vectors, vectors
 from ilm_lib.tasks.dialogues import DialogueTasks, dev_metrics
@@ -50,6 +50,7 @@ def talker(params: Params, seed: int, method: str, told: Told = "words and films
         "settings": params.chat.model_copy(update={"enabled": True}),
         "told": told,
         "seed": seed,
+        **recorded.to_teach(params),
         **inputs.wording(params),
     }
     return stage("talker", make_talker, params.profile, made_by=MADE_BY, build=build, given=given)
@@ -71,9 +72,14 @@ def make_talker(
     settings: Chat,
     told: Told,
     seed: int,
+    dialogues: SourceFile | None = None,
+    films: SourceFile | None = None,
     **wording: Any,
 ) -> None:
-    """Train encoder and head; the weights that rank the films of other seekers best are kept."""
+    """Train encoder and head; the weights that rank the films of other seekers best are kept.
+
+    Recorded dialogues (`recorded.to_teach`) teach beside simulated seekers.
+    """
     model, _ = stages.load_llm(llm)
     table = _items(cf)
     item_encoder = stages.fresh_encoder(
@@ -81,9 +87,6 @@ def make_talker(
     )
     item_encoder.dropout.p = settings.vector_dropout
     head = _new_head(settings, told, model, *table.shape)
-    with torch.no_grad():  # how well known an item is, and not how often these seekers looked for it
-        head.bias.copy_(torch.from_numpy(inputs.open_dataset(data).item_counts() + 1.0).log())
-    head.bias.requires_grad_(False)
     ilm = _model(item_encoder, head, data=data, llm=llm, text=text, cf=cf, fold_in=fold_in, **wording)
     world = world_of(data)
     _, teach = world.wishes(settings.ask, settings.teach)
@@ -91,6 +94,14 @@ def make_talker(
     cut = len(teach) * 9 // 10
     talks, _ = world.lessons(teach[:cut], near, seed, **sizes)
     dev, asked = world.lessons(teach[cut:], near, seed, **sizes)
+    known = inputs.open_dataset(data).item_counts() + 1.0
+    if dialogues and films:
+        of_file = recorded.lessons(dialogues, films, inputs.open_dataset(data))
+        known = recorded.known(known, of_file[0])
+        talks, dev, asked = talks + of_file[0], dev + of_file[1], asked + of_file[2]
+    with torch.no_grad():  # how well known an item is, and not how often these seekers looked for it
+        head.bias.copy_(torch.from_numpy(known).log())
+    head.bias.requires_grad_(False)
     autocast = use_bfloat16(settings.precision)
     optim = settings.model_dump(include={*Score.model_fields}) | {"sampled_above": len(table)}
     train_score(
@@ -157,6 +168,32 @@ def make_success(
     ask, _ = world.wishes(settings["ask"], 0)
     sizes = {"turns": settings["turns"], "shown": settings["shown"]}
     np.savez(folder / "success.npz", found=world.success(ilm, ask, seed, strangers=strangers, **sizes))
+
+
+def answers(
+    params: Params, seed: int, method: str, told: Told = "words and films", *, strangers: bool = False,
+    build: bool = False,
+) -> Artifact:  # fmt: skip
+    """Ranks of the films of recorded dialogues that ask (`recorded.ranked`, ranks.npz), of a profile that has some."""
+    given = _common_inputs(params, seed, build=build) | {
+        "trained": talker(params, seed, method, told, build=build),
+        "strangers": strangers,
+        "precision": params.chat.precision,
+        **recorded.to_ask(params),
+        **inputs.wording(params),
+    }
+    return stage("answers", make_answers, params.profile, made_by=MADE_BY, build=build, given=given)
+
+
+def make_answers(
+    folder: Path, *, trained: Artifact, strangers: bool, precision: Precision, dialogues: SourceFile,
+    films: SourceFile, **given: Any,
+) -> None:  # fmt: skip
+    """Read each dialogue once, and leave ranks.npz."""
+    ilm = _model(*_trained(trained), **given).eval().to(device())
+    told, rows = read_redial(dialogues.path), recorded.rows_of(films, inputs.open_dataset(given["data"]))
+    found = recorded.ranked(ilm, told, rows, strangers=strangers, autocast=use_bfloat16(precision))
+    np.savez(folder / "ranks.npz", **found)
 
 
 def _vectors(params: Params, seed: int, *, build: bool) -> Artifact:

@@ -1,19 +1,25 @@
-"""What simulated conversations show: who found a film after how many turns, rows of results.csv, and claims."""
+"""What conversations show: who found a film after how many turns, which films of recorded dialogues the model names,
+rows of results.csv, and claims."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 
 from ilm_lib.methods import METHODS
 from ilm_lib.metrics import FEWEST_PAIRS, paired_bootstrap
-from ilm_lib.paper import CHAT_CLAIMS, RESULT_COLUMNS
+from ilm_lib.paper import CHAT_CLAIMS, RECORDED_CLAIMS, RESULT_COLUMNS
 from ilm_lib.report.results import Claim
 from ilm_lib.settings import Params
+from ilm_lib.study import inputs, recorded
 from ilm_lib.study.claims import corrected_for_all, judge, not_tested
-from ilm_lib.study.conversation import Told, success
+from ilm_lib.study.conversation import Told, answers, success
+from ilm_lib.tasks.conversation import PROTOCOLS, Protocol, Question, recall_metrics
 
 TABLE, TASK, RULE = "conversation", "simulated", "excluded"
+HISTORY: dict[Protocol, str] = {"strict": "excluded", "usual": "kept"}
 #: What `results.csv` calls a variant: what the model is told, and whether another seeker's words are.
 VARIANTS: dict[str, tuple[Told, bool]] = {
     "": ("words and films", False),
@@ -34,6 +40,8 @@ RULES = """
 * Compared is whether a seeker has its film after the last turn, over all seekers who are asked, averaged over the
   seeds; the interval and the two-sided p-value come from a bootstrap over seekers, and p is corrected for all
   comparisons of this page (Holm).
+* In recorded dialogues it is whether what the recommender names is among the first ten (strict protocol), averaged
+  within each dialogue; the bootstrap is over dialogues, and p is corrected for these comparisons by themselves.
 * *Words alone*, *films alone* and *LLM off* are trained each by itself, in the same way. *Another seeker's words* are
   told to the model that was trained with both.
 * **reproduced**, which here means that the claim holds: the difference has the direction of the claim and p < .05.
@@ -54,7 +62,7 @@ def found(params: Params, seed: int, variant: str, *, build: bool = False) -> np
 
 
 def result_rows(params: Params, *, build: bool = False) -> pd.DataFrame:
-    """Rows of results.csv, success@t of every variant and seed."""
+    """Rows of results.csv of every variant and seed: success@t, and recall in recorded dialogues if there are some."""
     rows = []
     for variant in VARIANTS:
         for seed in params.report_seeds:
@@ -64,43 +72,123 @@ def result_rows(params: Params, *, build: bool = False) -> pd.DataFrame:
                 (*about, f"success@{turn}", round(float(value), 6), len(given))
                 for turn, value in enumerate(given.mean(0), 1)
             ]
+    for method, variant in _recorded(params):
+        for seed in params.report_seeds:
+            for protocol, ranks in recorded_ranks(params, seed, method, variant, build=build).items():
+                about = (TABLE, params.data.name, protocol, "", HISTORY[protocol], "", method, variant, seed)
+                rows += [
+                    (*about, name, round(float(values.mean()), 6), len(values))
+                    for name, values in recall_metrics(ranks).items()
+                ]
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
+
+
+def _recorded(params: Params) -> list[tuple[str, str]]:
+    """Methods and variants that are asked in recorded dialogues; only the method that talks has variants."""
+    if params.chat.recorded is None:
+        return []
+    talks = method_of(params)
+    others = [m for m in params.methods if m != talks and METHODS[m].encoder in ("mlp", "qformer")]
+    return [*((talks, variant) for variant in VARIANTS), *((method, "") for method in others)]
+
+
+def recorded_ranks(
+    params: Params, seed: int, method: str, variant: str, *, build: bool = False
+) -> dict[Protocol, np.ndarray]:
+    """(Q,) the rank of the film of every question of the recorded dialogues that ask, by protocol."""
+    told, strangers = VARIANTS[variant]
+    artifact = answers(params, seed, method, told, strangers=strangers, build=build)
+    with np.load(artifact.path("ranks.npz")) as ranks:
+        return {protocol: ranks[protocol] for protocol in PROTOCOLS}
 
 
 def table(results: pd.DataFrame) -> pd.DataFrame:
     """success@t of each variant, the mean over seeds."""
-    means = results.pivot_table(index="variant", columns="metric", values="value", dropna=False)
+    means = results[results["task"] == TASK].pivot_table(
+        index="variant", columns="metric", values="value", dropna=False
+    )
     means = means.reindex(list(VARIANTS)).rename(index=NAMES).round(3)
     return means.rename_axis(index="told", columns=None).reset_index()
 
 
-def chat_claims(params: Params, *, build: bool = False) -> list[Claim]:
-    """Whether words, films and the LLM each help to find a film, by `RULES`."""
-    last = {
-        variant: np.mean([found(params, seed, variant, build=build)[:, -1] for seed in params.report_seeds], axis=0)
-        for variant in VARIANTS
+def recorded_table(results: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """Recall and MRR of each method and variant by a protocol, the mean over seeds."""
+    rows = results[results["task"] == protocol]
+    means = rows.pivot_table(index=["method", "variant"], columns="metric", values="value", sort=False).round(3)
+    means = means.reset_index().rename(columns={"variant": "told"}).rename_axis(columns=None)
+    return means.assign(told=means["told"].map(NAMES))[["method", "told", "R@1", "R@10", "R@50", "MRR"]]
+
+
+def by_films_named(params: Params, seed: int) -> pd.DataFrame:
+    """R@10 of the method that talks, strict protocol, by how many films were named before; a row a variant."""
+    named = np.array([min(len(q.named), 3) for q in recorded.questions(params, "strict")])
+    rows = {}
+    for variant, name in NAMES.items():
+        hit = recorded_ranks(params, seed, method_of(params), variant)["strict"] <= 10
+        rows[name] = {f"{n} named" if n < 3 else "3 or more": hit[named == n].mean() for n in range(4)}
+    count = {f"{n} named" if n < 3 else "3 or more": (named == n).sum() for n in range(4)}
+    shown = pd.DataFrame(rows).T.round(3).astype(object)
+    shown.loc["questions"] = pd.Series(count)
+    return shown.rename_axis("told").reset_index()
+
+
+def memorable(params: Params, seed: int) -> dict[str, Question]:
+    """Four questions of recorded dialogues, chosen by rule among those that the seeker's turn leads up to.
+
+    Where the whole model has the film among its first three, what each of words and films adds, by the rank without it;
+    and of the 500 films that most people rated the one that it is furthest from.
+    """
+    told, _ = recorded.asking(params)
+    asked, method = recorded.questions(params, "strict"), method_of(params)
+    ranks = {v: recorded_ranks(params, seed, method, v)["strict"] for v in ("", "told=words", "told=films")}
+    follows = np.array([q.turn > 0 and not told[q.dialogue].turns[q.turn - 1].recommender for q in asked])
+    known = np.argsort(-inputs.dataset(params).item_counts())[:500]
+    found = follows & (ranks[""] <= 3)
+    of_known = follows & np.isin([q.target for q in asked], known)
+    most = lambda among, rank: asked[int(np.where(among, rank, -1).argmax())]
+    return {
+        "words and films together": most(found, np.minimum(ranks["told=words"], ranks["told=films"])),
+        "the words tell": most(found & (ranks["told=words"] <= 10), ranks["told=films"]),
+        "the films tell": most(found & (ranks["told=films"] <= 10), ranks["told=words"]),
+        "it fails": most(of_known, ranks[""]),
     }
-    if len(last[""]) < FEWEST_PAIRS:
-        why = f"needs {FEWEST_PAIRS} seekers"
-        return [not_tested(sentence, "–", why) for sentence in CHAT_CLAIMS.values()]
-    tests = {variant: paired_bootstrap(last[""], last[variant]) for variant in CHAT_CLAIMS}
+
+
+def chat_claims(params: Params, *, build: bool = False) -> list[Claim]:
+    """Whether words, films and the LLM each help to find a film, by `RULES`; in recorded dialogues where there are."""
+    seeds, method = params.report_seeds, method_of(params)
+
+    def mean(values: Callable[[int, str], np.ndarray]) -> dict[str, np.ndarray]:
+        return {variant: np.mean([values(seed, variant) for seed in seeds], axis=0) for variant in VARIANTS}
+
+    last = mean(lambda seed, variant: found(params, seed, variant, build=build)[:, -1])
+    where = f"notebook 11, {params.data.name}, success after {params.chat.turns} turns, {len(last['']):,} seekers"
+    claims = _compared(CHAT_CLAIMS, last, where, len(seeds), "seekers")
+    if params.chat.recorded is None:
+        return claims
+    dialogue = np.array([question.dialogue for question in recorded.questions(params, "strict")])
+
+    def hits(seed: int, variant: str) -> np.ndarray:
+        ranks = recorded_ranks(params, seed, method, variant, build=build)["strict"]
+        return pd.Series(ranks <= 10).groupby(dialogue).mean().to_numpy()
+
+    own = mean(hits)
+    where = f"notebook 11, {params.data.name}, R@10, strict protocol, {len(own['']):,} dialogues"
+    return claims + _compared(RECORDED_CLAIMS, own, where, len(seeds), "dialogues")
+
+
+def _compared(
+    sentences: Mapping[str, str], values: Mapping[str, np.ndarray], where: str, seeds: int, units: str
+) -> list[Claim]:
+    """A claim for each variant: that the whole model is ahead of it."""
+    if len(values[""]) < FEWEST_PAIRS:
+        return [not_tested(sentence, "–", f"needs {FEWEST_PAIRS} {units}") for sentence in sentences.values()]
+    tests = {variant: paired_bootstrap(values[""], values[variant]) for variant in sentences}
     corrected = corrected_for_all({variant: test.p_value for variant, test in tests.items()})
     claims = []
-    for variant, sentence in CHAT_CLAIMS.items():
-        test = tests[variant]
-        judged, why = judge(test, corrected[variant], len(tests), claimed_by="the claim")
-        claims.append(
-            Claim(
-                sentence,
-                "–",
-                f"{last[''].mean():.3f} against {last[variant].mean():.3f}",
-                test.ci_low,
-                test.ci_high,
-                corrected[variant],
-                len(params.report_seeds),
-                judged,
-                f"notebook 11, {params.data.name}, success after {params.chat.turns} turns, {len(last['']):,} seekers",
-                why,
-            )
-        )
+    for variant, sentence in sentences.items():
+        test, p = tests[variant], corrected[variant]
+        judged, why = judge(test, p, len(tests), claimed_by="the claim")
+        ours = f"{values[''].mean():.3f} against {values[variant].mean():.3f}"
+        claims.append(Claim(sentence, "–", ours, test.ci_low, test.ci_high, p, seeds, judged, where, why))
     return claims

@@ -69,6 +69,8 @@ def _data(params: Params, build: bool) -> Artifact:
     folder = data_dir() / str(d.folder)
     files = {path.name: SourceFile(path) for path in sorted(folder.glob("*")) if path.is_file()}
     given |= {"name": d.name, "files": files or {"user_sequence.txt": SourceFile(folder / "user_sequence.txt")}}
+    if d.whole_catalogue:
+        given |= {"whole_catalogue": True}
     if d.split == "temporal":
         given["files"] |= {TIMES: SourceFile(folder / TIMES, NO_TIMES)}
         given |= {"dev_from": d.dev_from, "test_from": d.test_from, "target": d.target}
@@ -93,13 +95,14 @@ def make_data(
     test_from: Moment | None = None,
     target: Target = "first",
     cold_items: float | None = None,
+    whole_catalogue: bool = False,
 ) -> None:
     """Leave `dataset/` (arrays) and summary.json of a dataset in OpenP5's form.
 
     With dates it is split by them; with a share of cold items it is without these, and cold.npz asks for them.
     """
     source = next(iter(files.values())).path.parent
-    loaded = load_openp5(source, name=name, cache=folder / "dataset")
+    loaded = load_openp5(source, name=name, cache=folder / "dataset", whole_catalogue=whole_catalogue)
     counts = {"users": loaded.num_users, "items": loaded.num_items, "interactions": loaded.num_interactions}
     if dev_from is not None and test_from is not None:
         loaded = split_by_date(loaded, source, dev_from, test_from, target)

@@ -24,7 +24,7 @@ def left_out(params: Params) -> dict[str, str]:
     all_of = lambda what, attribute: all(getattr(METHODS[m], attribute) == what for m in params.methods)
     names, readouts = ", ".join(params.methods), params.evaluation.readouts
     if not params.evaluation.enabled:
-        leave("evaluation.enabled is false", "03_phase1", "04_phase2", *OF_THE_BEAM, "10_scoring", "11_chat")
+        leave("evaluation.enabled is false", "03_phase1", "04_phase2", *OF_THE_BEAM, "10_scoring")
     if "beam" not in readouts:
         leave("evaluation.readouts has no beam", *OF_THE_BEAM)
     if "score" not in readouts:

@@ -19,6 +19,7 @@ import numpy as np
 from ilm_lib.data.conversations import Dialogue, Turn
 
 Protocol = Literal["strict", "usual"]
+PROTOCOLS: tuple[Protocol, ...] = ("strict", "usual")
 RECALL_AT = (1, 10, 50)
 
 

@@ -275,7 +275,7 @@ TOGETHER = [
     ({**DATED, "data.dev_from": "2015-06-01"}, "does not come before", "two dates"),
     ({**DATED, "data.dev_from": "2015-06-02", "data.test_from": "2015-06-01"}, "does not come before"),
     ({"evaluation.beams": 50, "evaluation.wide_beams": [40, 60]}, "40", "evaluation.beams 50"),
-    ({"evaluation.enabled": False, "elm24.enabled": False}, "nothing to study"),
+    ({"evaluation.enabled": False, "elm24.enabled": False, "chat.enabled": False}, "nothing to study"),
     ({"backbone.pretrained": "llm", "ablations.backbone_steps": [5]}, "backbone.pretrained", "leave one out"),
     ({"embeddings.file": "v.npz", "ablations.readings": READINGS}, "CF dimension 32", "embeddings.file"),
     ({"backbone.pretrained": "x", "ablations.readings": {"a": {"backbone.lr": 0.1}}}, "'a'", "backbone.pretrained"),

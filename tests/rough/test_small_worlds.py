@@ -86,7 +86,9 @@ COUNTS = {
     "no-ii-ii-method": ({"ii": 3}, {"methods": ("ILM-IT-II",)}, ("there are 3", "Take ILM-IT-II out of methods")),
     "no-text-no-phase-1": (NO_TEXT, {"methods": ("OpenP5-R", "MLP", "ILM-rand")}, ()),
     "no-text-llm-alone": (NO_TEXT, {"methods": ("OpenP5-R",)}, ()),
-    "no-text-words-alone": (NO_TEXT, {**FILMS, "evaluation.enabled": False}, ("0 items have 2", "enabled: false")),
+    "no-text-words-alone": (
+        NO_TEXT, {**FILMS, "evaluation.enabled": False, "chat.enabled": False}, ("0 items have 2", "enabled: false")
+    ),
     "no-text-vectors": (NO_TEXT, {**UI, "score.vectors": ("text",)}, ("score.vectors", "0 items of 40", "Add texts")),
     "text-vectors": ({"texts": 20}, {**PLAIN, "score.vectors": ("text",)}, ()),
     "films": ({}, {**PLAIN, **FILMS}, ()),
@@ -361,8 +363,7 @@ PLANS = {
     "words": (
         {"evaluation.enabled": False},
         {n: "evaluation.enabled is false"
-         for n in ("03_phase1", "04_phase2", "06_openp5_eval", "07_ablations", "09_readings", "10_scoring",
-                   "11_chat")},
+         for n in ("03_phase1", "04_phase2", "06_openp5_eval", "07_ablations", "09_readings", "10_scoring")},
     ),
 }  # fmt: skip
 
