@@ -296,7 +296,14 @@ class ILM(nn.Module, Named, Saved):
         return recommend(self, users, histories, k, exclude_history, readout)
 
     def chat(
-        self, messages: Sequence[Message], k: int = 3, *, seen: Iterable[Item | str] = (), writes: bool = True
+        self,
+        messages: Sequence[Message],
+        k: int = 3,
+        *,
+        seen: Iterable[Item | str] = (),
+        rejected: Iterable[Item | str] = (),
+        tokens: bool = True,
+        writes: bool = True,
     ) -> Reply:
         """The model's turn in a conversation: items, and the words around them (`reply.Reply`).
 
@@ -308,6 +315,9 @@ class ILM(nn.Module, Named, Saved):
                 and Item. Names of items in texts are found (see `link`).
             k: items to recommend, from 1.
             seen: Items, titles or ids that are not to be recommended either.
+            rejected: the same of those the user does not want: where they were named they stay in the words that the
+                LLM reads, and the seeker's vector has nothing of them.
+            tokens: False reads titles alone, and the seeker's vector has nothing of items; to compare with.
             writes: False names the items alone, and the LLM writes nothing.
 
         Raises:
@@ -317,7 +327,7 @@ class ILM(nn.Module, Named, Saved):
         Example:
             >>> ilm.chat([{"role": "user", "content": ["Something like ", Item(17), ", but funnier?"]}]).text
         """
-        return chat(self, messages, k, seen=seen, writes=writes)
+        return chat(self, messages, k, seen=seen, rejected=rejected, tokens=tokens, writes=writes)
 
     def find(self, words: str, k: int = 10) -> list[Recommendation]:
         """The k items that words mean most probably, best first; nothing need be known of who asks (see `finder`).

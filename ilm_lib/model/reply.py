@@ -8,8 +8,8 @@ there by us; between items the LLM writes in small letters, so it cannot name on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,10 @@ from transformers import DynamicCache
 from ilm_lib.model import door
 from ilm_lib.model.backbone import context_length
 from ilm_lib.model.chat import ChatTemplate, Message
+from ilm_lib.model.dialogue import DialoguePrompt
 from ilm_lib.model.masks import takes_positions
 from ilm_lib.model.prompts import Item, Prompt, User
-from ilm_lib.model.recommend import Recommendation, dialogue_prompt, dialogue_queries, recommended
+from ilm_lib.model.recommend import Recommendation, dialogue_prompt, place_queries, recommended
 from ilm_lib.model.refusals import WrongKind, brief
 from ilm_lib.model.scoring import top_items
 from ilm_lib.model.titles import words_of
@@ -99,24 +100,34 @@ class Reply:
 
 
 def chat(
-    ilm: ILM, messages: Sequence[Message], k: int = 3, *, seen: Iterable[Item | str] = (), writes: bool = True
+    ilm: ILM,
+    messages: Sequence[Message],
+    k: int = 3,
+    *,
+    seen: Iterable[Item | str] = (),
+    rejected: Iterable[Item | str] = (),
+    tokens: bool = True,
+    writes: bool = True,
 ) -> Reply:
     """See `ILM.chat`."""
-    dialogue_prompt(ilm)
+    shown = dialogue_prompt(ilm)
     k, writes = door.whole_number(k, "k"), door.yes_or_no(writes, "writes")
+    if not door.yes_or_no(tokens, "tokens"):
+        shown = replace(shown, titles=True, tokens=False)
     turns = understood(ilm, messages)
+    listed = lambda given, name: door.history_rows(given, ilm.names(), ilm.num_items, name)
+    unwanted, known = {*listed(rejected, "rejected")}, listed(seen, "seen")
     named = [part.row for turn in turns for part in turn["content"] if isinstance(part, Item)]
     titles = ilm.names().spoken
-    if not named and not _tells(turns):
+    if unwanted.issuperset(named) and not _tells(turns):
         asked = sum(turn["role"] == "assistant" for turn in turns)
         return Reply([], turns, iter([ASKS[asked % len(ASKS)]]), titles)
-    banned = [*named, *door.history_rows(seen, ilm.names(), ilm.num_items)]
-    query = dialogue_queries(ilm, [_that_fit(ilm, turns)])
-    rows, found = top_items(query, *ilm.table(), k, [banned])
+    query = _query(ilm, shown, _that_fit(ilm, turns), unwanted)
+    rows, found = top_items(query, *ilm.table(), k, [[*named, *known, *unwanted]])
     best = recommended(ilm.names(), rows[0].tolist(), found[0].tolist())
     if not best:
         return Reply([], turns, iter(["You have named everything that I know."]), titles)
-    return Reply(best, turns, _written(ilm, turns, [one.item for one in best], writes), titles)
+    return Reply(best, turns, _written(ilm, shown, turns, [one.item for one in best], writes), titles)
 
 
 def understood(ilm: ILM, messages: Sequence[Message]) -> list[Message]:
@@ -136,6 +147,13 @@ def understood(ilm: ILM, messages: Sequence[Message]) -> list[Message]:
         linked = [out for part in prompt for out in (ilm.link(part[-LONGEST:]) if isinstance(part, str) else [part])]
         turns.append({"role": role, "content": linked if role != "system" else prompt})
     return turns
+
+
+def _query(ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], rejected: Container[int]) -> Tensor:
+    """(1, d) the read-out's query where the assistant is to speak, for `ILM.table`."""
+    template = shown.template(ilm.tokenizer)
+    asked = shown.render(template, ilm.names().spoken, turns, ilm.num_users, rejected=rejected)
+    return place_queries(ilm, [asked])[-1:]
 
 
 def _that_fit(ilm: ILM, turns: Sequence[Message], room: int = 256) -> Sequence[Message]:
@@ -162,7 +180,9 @@ def _tells(turns: Sequence[Message]) -> bool:
     return any(word.key not in EMPTY for word in words_of(said))
 
 
-def _written(ilm: ILM, turns: Sequence[Message], items: Sequence[Item], writes: bool) -> Iterator[str | Item]:
+def _written(
+    ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], items: Sequence[Item], writes: bool
+) -> Iterator[str | Item]:
     """The reply that recommends items, a part at a time."""
     if not writes:
         for number, item in enumerate(items):
@@ -171,14 +191,14 @@ def _written(ilm: ILM, turns: Sequence[Message], items: Sequence[Item], writes: 
         yield "?"
         return
     name, pen = ilm.names(), Pen(ilm)
-    prompt = _to_write(ilm, turns, items)
+    prompt = _to_write(ilm, shown, turns, items)
     taught = ilm.tokenizer.chat_template is not None
     for number, item in enumerate(items):
         lead, frame = LEADS[min(number, len(LEADS) - 1)], FRAMES[number % len(FRAMES)]
         if not taught and (own := own_words(name.texts[item.row] if name.texts else "", name.titles[item.row])):
             yield from (lead, item, f": {own}")
             continue
-        prompt += [lead, name.spoken[item.row], *_tokens(ilm, item), frame]
+        prompt += [lead, name.spoken[item.row], *_tokens(ilm, shown, item), frame]
         if len(ilm.prompts.encode(prompt)[0]) + SENTENCE > context_length(ilm.llm):
             yield from (lead, item, ".")  # there is room for no more of the LLM's own
             continue
@@ -199,13 +219,13 @@ def own_words(text: str, title: str) -> str:
     return ". ".join(sentences[: max(kept, default=1)]).rstrip(".") + "." if sentences[0] else ""
 
 
-def _to_write(ilm: ILM, turns: Sequence[Message], items: Sequence[Item]) -> list:
+def _to_write(ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], items: Sequence[Item]) -> list:
     """The prompt in which the LLM writes: what is known of the items, and the turns so far."""
-    shown, name = dialogue_prompt(ilm), ilm.names()
+    name = ilm.names()
     told: list[str | Item] = [shown.system, " "]
     for item in items:
         text = name.texts[item.row] if name.texts else ""
-        told += ["\n", name.spoken[item.row], *_tokens(ilm, item)]
+        told += ["\n", name.spoken[item.row], *_tokens(ilm, shown, item)]
         told += [f": {' '.join(text.split()[:FACTS])}"] * bool(text)
     spoken = [turn for turn in _that_fit(ilm, turns, 512) if turn["role"] != "system"]
     turns = [{"role": "system", "content": told}, *spoken]
@@ -213,9 +233,9 @@ def _to_write(ilm: ILM, turns: Sequence[Message], items: Sequence[Item]) -> list
     return [part for part in asked.prompt if not isinstance(part, User)]  # seekers' slots are the read-out's
 
 
-def _tokens(ilm: ILM, item: Item) -> list[Item]:
+def _tokens(ilm: ILM, shown: DialoguePrompt, item: Item) -> list[Item]:
     """The item where the LLM reads items."""
-    return [] if ilm.encoder is None or not dialogue_prompt(ilm).tokens else [item]
+    return [] if ilm.encoder is None or not shown.tokens else [item]
 
 
 class Pen:
