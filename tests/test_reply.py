@@ -9,9 +9,10 @@ from conftest import FOLD, ITEMS
 from ilm_lib import ILM, Item, User
 from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.model.chat import ChatTemplate
+from ilm_lib.model.pen import Pen, small_letters
 from ilm_lib.model.recommend import place_queries
 from ilm_lib.model.refusals import OutOfRange, Refusal, UnknownName, WrongKind, WrongValue
-from ilm_lib.model.reply import Pen, _that_fit, own_words, small_letters
+from ilm_lib.model.reply import _that_fit, own_words
 from ilm_lib.model.scoring import top_items
 
 PLAIN = {"side": None, "system": "You help."}
@@ -152,7 +153,7 @@ def test_a_reply_comes_as_it_is_written(talker):
 @pytest.mark.parametrize("llm", ["llama", "gpt2", "qwen2", "gemma3", "opt", "gpt_neox", "bloom"])
 @pytest.mark.parametrize("encoder", ["mlp", "qformer", "none"])
 def test_what_is_read_once_is_written_as_if_read_anew(new_talker, llm, encoder, monkeypatch):
-    monkeypatch.setattr("ilm_lib.model.reply.SENTENCE", 6)
+    monkeypatch.setattr("ilm_lib.model.pen.SENTENCE", 6)
     talker = new_talker(llm, encoder=encoder, **PLAIN)
     slot = [] if encoder == "none" else [Item(2)]
     prompts = [["a film ", *slot, " is"], ["a film ", *slot, " is", " or", *slot, " that"], ["a film like"]]

@@ -11,8 +11,8 @@ import test_reply
 
 from ilm_lib import Item
 from ilm_lib.__main__ import main
+from ilm_lib.model.pen import Pen
 from ilm_lib.model.refusals import TooLong
-from ilm_lib.model.reply import Pen
 from ilm_lib.talk.marks import printable
 from ilm_lib.talk.terminal import HELP, Talk, typed
 

@@ -16,7 +16,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from ilm_lib.model.chat import ChatTemplate, Message
+from ilm_lib.model.chat import ChatTemplate, Message, chat_template
 from ilm_lib.model.prompts import Item, Prompt, User
 from ilm_lib.model.refusals import WrongValue
 
@@ -65,7 +65,7 @@ class DialoguePrompt:
 
     def template(self, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
         """The LLM's chat template, with the system's words."""
-        return ChatTemplate(tokenizer, self.system or None)
+        return chat_template(tokenizer, self.system or None)
 
     def render(
         self,
