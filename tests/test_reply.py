@@ -1,5 +1,6 @@
 """The model's turn in a conversation: real items, none of them twice, and words that name no other."""
 
+import copy
 import re
 from dataclasses import replace
 
@@ -204,6 +205,21 @@ NASTY = [
     "I " + "liked Film 1, Film 2, Film 3 and " * 50,
     "\ue0000\ue001 \ue0001\ue001",
 ]
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}{{ m.content }}\n{% endfor %}"])
+def test_titles_and_texts_may_hold_half_a_character(talker, template):
+    tokenizer = copy.deepcopy(talker.tokenizer)
+    tokenizer.chat_template = template
+    names = replace(talker.catalogue, titles=[f"Film {row} \ud800" for row in range(ITEMS)])
+    for texts in (), ["Film \udfff. It ends \ud83d badly."] * ITEMS:
+        ilm = ILM(talker.llm, tokenizer, talker.encoder, talker.cf, ITEMS, replace(names, texts=texts),
+                  "slot", FOLD, talker.head).eval()  # fmt: skip
+        reply = ilm.chat([{"role": "user", "content": ["Like ", Item(3)]}], k=2)
+        assert len(items_of(reply.content)) == 2 and reply.text.encode()
+        back = {"role": "assistant", "content": reply.text}
+        more = ilm.chat([*said("Like Film 3"), back, *said("another")], k=2)
+        assert not {Item(3), *items_of(reply.content)} & {one.item for one in more.recommended} and more.text.encode()
 
 
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))

@@ -23,7 +23,7 @@ from ilm_lib.model.prompts import Item, Prompt, User
 from ilm_lib.model.recommend import Recommendation, dialogue_prompt, place_queries, recommended
 from ilm_lib.model.refusals import WrongKind, brief
 from ilm_lib.model.scoring import top_items
-from ilm_lib.model.titles import words_of
+from ilm_lib.model.titles import readable, words_of
 
 if TYPE_CHECKING:
     from ilm_lib.model.ilm import ILM
@@ -189,9 +189,10 @@ def _written(
 def _sentences(ilm: ILM, shown: DialoguePrompt, pen: Pen, prompt: list, items: Sequence[Item]) -> Iterator[str | Item]:
     """Each item with a sentence about it, written behind a prompt that grows with them."""
     name, taught = ilm.names(), ilm.tokenizer.chat_template is not None
+    of = lambda item: readable(name.texts[item.row]) if name.texts else ""
     for number, item in enumerate(items):
         lead, frame = LEADS[min(number, len(LEADS) - 1)], FRAMES[number % len(FRAMES)]
-        if not taught and (own := own_words(name.texts[item.row] if name.texts else "", name.titles[item.row])):
+        if not taught and (own := own_words(of(item), readable(name.titles[item.row]))):
             yield from (lead, item, f": {own}")
             continue
         prompt += [lead, name.spoken[item.row], *_tokens(ilm, shown, item), frame]
@@ -224,7 +225,7 @@ def _to_write(ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], items: 
     name, template = ilm.names(), shown.template(ilm.tokenizer)
     told: list[str | Item] = ["To recommend:"]
     for item in items:
-        text = name.texts[item.row] if name.texts else ""
+        text = readable(name.texts[item.row]) if name.texts else ""
         told += ["\n", *[name.spoken[item.row]] * (not shown.titles), item]
         told += [f": {' '.join(text.split()[:FACTS])}"] * bool(text)
     spoken = [turn for turn in _that_fit(ilm, turns, 512) if turn["role"] != "system"]

@@ -22,8 +22,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
                         help="what save_pretrained wrote of a model that was trained on dialogues")  # fmt: skip
     parser.add_argument("--k", type=whole(MAX_K), default=3, help="items in a reply (default: 3)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                        help="of the LLM's weights (default: auto, the saved ones); bfloat16 is read up to three times as "
-                             "fast by processors that have it, and rounds")  # fmt: skip
+                        help="of the LLM's weights (default: auto, the saved ones); bfloat16 is read up to three times "
+                             "as fast by processors that have it, and rounds")  # fmt: skip
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda where there is a GPU)")
 
 
