@@ -230,3 +230,11 @@ def test_films_are_found_in_real_dialogues():
         assert measured.precision > precision and measured.recall > recall, naming
     others = Linker(catalogue.titles[::-1], catalogue.shares[::-1], [*catalogue.plots])  # every row is another film
     assert measure_linker(others, catalogue, test[:50], "with year").recall < 0.02
+
+
+def test_a_text_that_comes_again_is_not_looked_through_again(monkeypatch):
+    linker = Linker(["Toy Story (1995)", "Heat (1995)"])
+    first = linker.mentions("I liked Toy Story")
+    first.append("of the caller")
+    monkeypatch.setattr(Linker, "_mention", lambda *_: pytest.fail("it was looked through again"))
+    assert linker.mentions("I liked Toy Story") == first[:1] and linker.link("I liked Toy Story")[1:] == [Item(0)]

@@ -1,5 +1,6 @@
 """The model's turn in a conversation: real items, none of them twice, and words that name no other."""
 
+import copy
 import re
 from dataclasses import replace
 
@@ -9,8 +10,11 @@ from conftest import FOLD, ITEMS
 from ilm_lib import ILM, Item, User
 from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.model.chat import ChatTemplate
+from ilm_lib.model.pen import Pen, small_letters
+from ilm_lib.model.recommend import place_queries
 from ilm_lib.model.refusals import OutOfRange, Refusal, UnknownName, WrongKind, WrongValue
-from ilm_lib.model.reply import Pen, _that_fit, own_words, small_letters
+from ilm_lib.model.reply import _that_fit, own_words
+from ilm_lib.model.scoring import top_items
 
 PLAIN = {"side": None, "system": "You help."}
 
@@ -68,6 +72,40 @@ def test_what_was_seen_is_left_out(talker):
         talker.chat(said("Something sad"), seen=["Fillm 3"])
 
 
+def test_what_is_rejected_is_not_recommended_and_not_taken_for_liked(talker):
+    """The LLM reads its title all the same; the seeker's vector is made without it."""
+    turns = talker.chat(said("I liked Film 3, and not Film 4", "How about Film 5?", "No. Something else?")).understood
+    shown, first = talker.head.prompt, talker.chat(turns, k=2, writes=False).recommended[0].item
+    rejected = [Item(4), "Film 5", "i7", first]
+    asked = shown.render(shown.template(talker.tokenizer), talker.names().spoken, turns, talker.num_users)
+    without = asked._replace(named=[[row for row in rows if row == 3] for rows in asked.named])
+    assert asked.named == [[3, 4], [3, 4, 5]] and without.prompt == asked.prompt
+    query = place_queries(talker, [without])[-1:]
+    rows, scores = top_items(query, *talker.table(), 9, [[3, 4, 5, 7, first.row]])
+    found = talker.chat(turns, k=9, rejected=rejected, writes=False).recommended
+    assert [one.item.row for one in found] == rows[0].tolist() and not {*found} & {*rejected}
+    assert [one.log_probability for one in found] == pytest.approx(scores[0].tolist(), abs=1e-5)
+    seen = talker.chat(turns, k=9, seen=rejected, writes=False).recommended
+    assert found[0].log_probability != pytest.approx(seen[0].log_probability, abs=1e-5), "what is seen may be liked"
+
+
+def test_told_only_what_is_not_wanted_it_asks_back(talker):
+    turns = [{"role": "user", "content": [Item(3)]}]
+    assert talker.chat(turns, writes=False).recommended
+    assert talker.chat(turns, rejected=["Film 3"]).text.startswith("What do you like?")
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "none"])
+def test_titles_alone_can_be_read_to_compare(new_talker, encoder):
+    """As by a model whose prompt has no tokens, and not as by one whose prompt has them."""
+    talker, other = (new_talker(encoder=encoder, tokens=tokens, **PLAIN) for tokens in (True, False))
+    turns = said("Something like Film 3", "How about Film 4?", "Funnier?")
+    found = [[ilm.chat(turns, tokens=tokens).recommended for tokens in (False, True)] for ilm in (talker, other)]
+    assert found[0][0] == found[1][0] == found[1][1]
+    assert (found[0][0] == found[0][1]) is (encoder == "none"), "without an encoder there are none"
+    assert talker.chat(turns, tokens=False).content == other.chat(turns).content
+
+
 @pytest.mark.parametrize("greeting", ["Hi!", "hello there", "Can you recommend a film?", "", "  ", "?!", "😀"])
 def test_told_nothing_it_asks_back(talker, greeting):
     reply = talker.chat(said(greeting))
@@ -116,7 +154,7 @@ def test_a_reply_comes_as_it_is_written(talker):
 @pytest.mark.parametrize("llm", ["llama", "gpt2", "qwen2", "gemma3", "opt", "gpt_neox", "bloom"])
 @pytest.mark.parametrize("encoder", ["mlp", "qformer", "none"])
 def test_what_is_read_once_is_written_as_if_read_anew(new_talker, llm, encoder, monkeypatch):
-    monkeypatch.setattr("ilm_lib.model.reply.SENTENCE", 6)
+    monkeypatch.setattr("ilm_lib.model.pen.SENTENCE", 6)
     talker = new_talker(llm, encoder=encoder, **PLAIN)
     slot = [] if encoder == "none" else [Item(2)]
     prompts = [["a film ", *slot, " is"], ["a film ", *slot, " is", " or", *slot, " that"], ["a film like"]]
@@ -169,6 +207,21 @@ NASTY = [
 ]
 
 
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}{{ m.content }}\n{% endfor %}"])
+def test_titles_and_texts_may_hold_half_a_character(talker, template):
+    tokenizer = copy.deepcopy(talker.tokenizer)
+    tokenizer.chat_template = template
+    names = replace(talker.catalogue, titles=[f"Film {row} \ud800" for row in range(ITEMS)])
+    for texts in (), ["Film \udfff. It ends \ud83d badly."] * ITEMS:
+        ilm = ILM(talker.llm, tokenizer, talker.encoder, talker.cf, ITEMS, replace(names, texts=texts),
+                  "slot", FOLD, talker.head).eval()  # fmt: skip
+        reply = ilm.chat([{"role": "user", "content": ["Like ", Item(3)]}], k=2)
+        assert len(items_of(reply.content)) == 2 and reply.text.encode()
+        back = {"role": "assistant", "content": reply.text}
+        more = ilm.chat([*said("Like Film 3"), back, *said("another")], k=2)
+        assert not {Item(3), *items_of(reply.content)} & {one.item for one in more.recommended} and more.text.encode()
+
+
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
 def test_nothing_said_makes_it_fall_or_invent(talker, text):
     reply = talker.chat(said("I liked Film 3", "How about Film 4?", text), k=2)
@@ -211,5 +264,17 @@ def test_other_arguments_are_checked(talker, new_ilm):
         talker.chat(said("a western"), k=0)
     with pytest.raises(WrongKind, match="writes is 1"):
         talker.chat(said("a western"), writes=1)
+    with pytest.raises(WrongKind, match="tokens is None"):
+        talker.chat(said("a western"), tokens=None)
+    for name in ("seen", "rejected"):
+        for given, error, says in [
+            ("Film 3", WrongKind, rf"^{name} is 'Film 3': give a list of Items, titles or ids, write \['Film 3'\]$"),
+            ({"Film 3": 1}, WrongKind, rf"^{name} is .*: give a list of Items, titles or ids$"),
+            ([3], WrongKind, rf"^{name}\[0\] is 3: give Item\(3\) for a row"),
+            (["Film 3", "Fillm 4"], UnknownName, rf"^{name}: no item has the title"),
+            ([Item(99)], OutOfRange, r"^Item\(row=99\)"),
+        ]:
+            with pytest.raises(error, match=says):
+                talker.chat(said("a western"), **{name: given})
     with pytest.raises(WrongValue, match="not trained on dialogues"):
         new_ilm("mlp").chat(said("a western"))

@@ -11,8 +11,8 @@ import test_reply
 
 from ilm_lib import Item
 from ilm_lib.__main__ import main
+from ilm_lib.model.pen import Pen
 from ilm_lib.model.refusals import TooLong
-from ilm_lib.model.reply import Pen
 from ilm_lib.talk.marks import printable
 from ilm_lib.talk.terminal import HELP, Talk, typed
 
@@ -89,7 +89,18 @@ def test_what_was_seen_is_left_out_by_title_id_or_number(talker):
     assert "Nothing is left out" in talk(talker, "/seen")[1]
 
 
-@pytest.mark.parametrize("line", ["/seen Fillm", "/seen 1", "/seen 9999999999999", "half \ud800"])
+def test_what_is_not_for_me_is_left_out_and_not_taken_for_liked(talker):
+    told, out = talk(talker, "I liked Film 3 and Film 4", "/no film 4", "/no 1", "/no 1", "another", "/seen")
+    first, _ = talk(talker, "I liked Film 3 and Film 4")
+    assert told.rejected == [Item(4), first.listed[0].item] and not told.seen
+    expected = talker.chat(told.messages[:3], k=2, rejected=told.rejected, writes=False).recommended
+    assert told.listed == expected and not {one.item for one in expected} & {*told.rejected}
+    assert f"Left out: {', '.join(map(talker.title, told.rejected))}.\n" in out
+    told.follow(iter(["/again", "I liked Film 4", "/no"]))
+    assert told.rejected == [Item(4), first.listed[0].item] and Item(4) not in {one.item for one in told.listed}
+
+
+@pytest.mark.parametrize("line", ["/seen Fillm", "/no Fillm", "/no 3", "/seen 1", "/seen 9999999999999", "half \ud800"])
 def test_what_is_refused_is_a_line_and_it_goes_on(talker, line):
     conversation, out = talk(talker, line, "a western")
     first, _, rest = out.partition("\n")

@@ -57,6 +57,12 @@ def attention_implementation() -> str:
     return "sdpa" if device() == "cuda" else "eager"
 
 
+def attend_fused(llm: PreTrainedModel) -> None:
+    """Switch to PyTorch's fused attention, on a CPU too, where the model can: for one that only reads from here on."""
+    if getattr(llm, "_supports_sdpa", False) and llm._can_set_attn_implementation():
+        llm.set_attn_implementation("sdpa")
+
+
 def load_backbone(
     name: str | Path, *, dtype: torch.dtype | str = "auto", device_map: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -144,7 +150,18 @@ def hidden_states(
         every_layer: before it the input embeddings and what each layer but the last leaves, side by side:
             (S, (layers + 1) H).
     """
-    inputs, states = _inputs(llm, batch, embeddings), []
+    layers = layer_states(llm, every_layer, **_inputs(llm, batch, embeddings), use_cache=False)
+    return torch.cat([state.flatten(0, 1)[batch.slot_read.to(state.device)].to(layers[-1]) for state in layers], -1)
+
+
+def layer_states(llm: PreTrainedModel, every_layer: bool = False, **inputs: Any) -> list[Tensor]:
+    """(B, T, H) of the input embeddings, of what each layer but the last leaves, and of what the output layer would
+    read, or the last of these alone; the output layer is left out.
+
+    Args:
+        inputs: for the LLM.
+    """
+    states: list[Tensor] = []
 
     def take(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         states.append(args[0])
@@ -152,12 +169,10 @@ def hidden_states(
 
     hook = llm.get_output_embeddings().register_forward_pre_hook(take)
     try:
-        out = llm(**inputs, use_cache=False, output_hidden_states=every_layer)
+        out = llm(**inputs, output_hidden_states=every_layer)
     finally:
         hook.remove()
-    before = out.hidden_states[:-1] if every_layer else ()
-    read = lambda state: state.flatten(0, 1)[batch.slot_read.to(state.device)]
-    return torch.cat([read(state).to(states[0]) for state in (*before, *states)], -1)
+    return [*(out.hidden_states[:-1] if every_layer else ()), *states]
 
 
 def freeze(model: nn.Module) -> nn.Module:

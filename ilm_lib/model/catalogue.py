@@ -16,7 +16,7 @@ from ilm_lib.model.indexing import Indexing
 from ilm_lib.model.linker import Linker
 from ilm_lib.model.prompts import Item, Prompt, User
 from ilm_lib.model.refusals import OutOfRange, UnknownName, WrongKind, WrongValue, brief
-from ilm_lib.model.titles import names_of
+from ilm_lib.model.titles import names_of, readable
 
 MAX_COMPARED = 100_000  # names that close matches are sought among in a second or two
 
@@ -146,8 +146,8 @@ class Catalogue:
 
     @cached_property
     def spoken(self) -> list[str]:
-        """(I,) titles as one says them: "The Matrix (1999)" of "Matrix, The (1999)"."""
-        named = map(names_of, self.titles)
+        """(I,) titles as one says them, and an LLM can read them: "The Matrix (1999)" of "Matrix, The (1999)"."""
+        named = (names_of(readable(title)) for title in self.titles)
         return [names[0][0] + (f" ({year})" if year else "") for year, names in named]
 
     @cached_property

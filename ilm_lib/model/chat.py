@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from jinja2.exceptions import TemplateError
@@ -46,6 +47,7 @@ class ChatTemplate:
     Attributes:
         end: id of the token that ends an answer; where the template has none, the end of sequence.
         before: text between the prompt and an answer, most often none.
+        takes_notes: the system may also speak after the user.
 
     Raises:
         WrongValue: the template does not take a user's turn and an answer.
@@ -61,6 +63,7 @@ class ChatTemplate:
         names = sorted(self._marks, key=len, reverse=True)
         self._any_mark = re.compile(f"({'|'.join(map(re.escape, names)) or '(?!)'})")
         self.takes_system = tokenizer.chat_template is None or self._renders("system", "user")
+        self.takes_notes = tokenizer.chat_template is None or self._renders("user", "system")
         self.before, self.end = self._around_answer()
 
     @property
@@ -126,13 +129,13 @@ class ChatTemplate:
             raise WrongValue(f"the LLM's chat template refuses these turns: {brief(str(error))}") from None
 
     def _renders(self, *roles: str) -> bool:
-        """Whether the template takes such turns, and shows them."""
+        """Whether the template takes such turns, and shows them in their order."""
         texts = _stand_ins(len(roles))
         try:
             written = self._rendered(roles, texts)
         except WrongValue:
             return False
-        return all(text in written for text in texts)
+        return _STAND_IN.findall(written) == [*map(str, range(len(roles)))]
 
     def _around_answer(self) -> tuple[str, int]:
         """The text between prompt and answer, and the token after it."""
@@ -156,3 +159,13 @@ class ChatTemplate:
             pieces[place - 1] = pieces[place - 1].rstrip() if token.lstrip else pieces[place - 1]
             pieces[place + 1] = pieces[place + 1].lstrip() if token.rstrip else pieces[place + 1]
         return [Special(self._marks[piece][0]) if n % 2 else piece for n, piece in enumerate(pieces)]
+
+
+def chat_template(tokenizer: PreTrainedTokenizerBase, system: str | None = None) -> ChatTemplate:
+    """The `ChatTemplate` of a tokenizer; made once, as long as the tokenizer stays as it is."""
+    return _made(tokenizer, system, str(tokenizer.chat_template), len(tokenizer))
+
+
+@lru_cache(8)
+def _made(tokenizer: PreTrainedTokenizerBase, system: str | None, *_: object) -> ChatTemplate:
+    return ChatTemplate(tokenizer, system)

@@ -12,11 +12,11 @@ is read once in training, and every turn that names items is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from ilm_lib.model.chat import ChatTemplate, Message
+from ilm_lib.model.chat import ChatTemplate, Message, chat_template
 from ilm_lib.model.prompts import Item, Prompt, User
 from ilm_lib.model.refusals import WrongValue
 
@@ -65,10 +65,17 @@ class DialoguePrompt:
 
     def template(self, tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
         """The LLM's chat template, with the system's words."""
-        return ChatTemplate(tokenizer, self.system or None)
+        return chat_template(tokenizer, self.system or None)
 
     def render(
-        self, template: ChatTemplate, titles: Sequence[str], turns: Sequence[Message], first: int, *, told: bool = False
+        self,
+        template: ChatTemplate,
+        titles: Sequence[str],
+        turns: Sequence[Message],
+        first: int,
+        *,
+        told: bool = False,
+        rejected: Container[int] = (),
     ) -> AskedPrompt:
         """The prompt of a dialogue, a place at every turn of the assistant.
 
@@ -79,6 +86,7 @@ class DialoguePrompt:
             first: the number of the user that the first place shows.
             told: the dialogue is told to its end, as in training, and the last turn of the assistant's is the last
                 place; else it goes on, and the turn that comes next is.
+            rejected: rows of items that are not wanted: they are read, and no place has them among the named.
 
         Raises:
             WrongValue: a dialogue is told in which the assistant never speaks.
@@ -96,7 +104,8 @@ class DialoguePrompt:
         messages: list[tuple[str, list[str | Item | User]]] = []
         for role, content in self._latest(_spoken(turns, told)):
             asked: list[str | Item | User] = [asks()] if role == "assistant" else []
-            known.update((segment.row, None) for segment in content if isinstance(segment, Item))
+            rows = [segment.row for segment in content if isinstance(segment, Item)]
+            known.update((row, None) for row in rows if row not in rejected)
             words = " ".join([words, *(segment for segment in content if isinstance(segment, str))])
             if not messages and role == "assistant":
                 messages.append(("user", []))  # templates begin with a user's turn

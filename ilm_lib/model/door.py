@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ilm_lib.model.prompts import Item, Prompt, Special, User, whole
-from ilm_lib.model.refusals import OutOfRange, TooLong, WrongKind, WrongValue, brief
+from ilm_lib.model.refusals import OutOfRange, TooLong, UnknownName, WrongKind, WrongValue, brief
 from ilm_lib.sections import Readout
 
 if TYPE_CHECKING:
@@ -132,21 +132,30 @@ def generation(llm: PreTrainedModel, kwargs: Mapping[str, Any]) -> dict[str, Any
     return {"do_sample": False, **kwargs}
 
 
-def history_rows(history: Any, catalogue: Catalogue, num_items: int) -> list[int]:
-    """Rows of a history of Items, titles and ids."""
+def history_rows(history: Any, catalogue: Catalogue, num_items: int, name: str = "history") -> list[int]:
+    """Rows of a history, or of another argument, of Items, titles and ids."""
     if isinstance(history, (str, bytes, Item, User, Mapping, Set)) or not isinstance(history, Iterable):
-        remedy = f"write [{brief(history)}]" if isinstance(history, (str, Item)) else "the oldest first"
-        raise WrongKind(f"history is {brief(history)}: give a list of Items, titles or ids, {remedy}")
+        order = ", the oldest first" if name == "history" else ""
+        remedy = f", write [{brief(history)}]" if isinstance(history, (str, Item)) else order
+        raise WrongKind(f"{name} is {brief(history)}: give a list of Items, titles or ids{remedy}")
     rows = []
     for place, item in enumerate(history):
         if isinstance(item, str):
-            rows.append(catalogue.item(item).row)
+            rows.append(_named(item, catalogue, name).row)
         elif isinstance(item, Item):
             rows.append(known(item, num_items, 0))
         else:
             made = _instead("Item", item) if _count(item) else "an Item or a title"
-            raise WrongKind(f"history[{place}] is {brief(item)}: give {made}")
+            raise WrongKind(f"{name}[{place}] is {brief(item)}: give {made}")
     return rows
+
+
+def _named(given: str, catalogue: Catalogue, argument: str) -> Item:
+    """The item of a title or an id; of an argument other than a history the error says which it is."""
+    try:
+        return catalogue.item(given)
+    except UnknownName as error:
+        raise (error if argument == "history" else UnknownName(f"{argument}: {error}")) from None
 
 
 def readout(ilm: ILM, given: Any) -> Readout:

@@ -60,14 +60,17 @@ class FoldIn:
         """(d,) float32 vector of a user; arguments as of `many`."""
         return self.many(items, [history])[0]
 
-    def many(self, items: np.ndarray, histories: Sequence[Sequence[int]]) -> np.ndarray:
+    def many(
+        self, items: np.ndarray, histories: Sequence[Sequence[int]], items_of: Factorised | None = None
+    ) -> np.ndarray:
         """(n, d) float32 vectors of users; zeros where nothing is known.
 
         Args:
             items: (I, d) vectors of all items, as the model has them.
             histories: rows of items, the oldest first, of each user; one that comes twice counts once, as the later.
+            items_of: what `factorised` makes of the items; None: it is made now.
         """
-        items_of = self.factorised(items)
+        items_of = items_of or self.factorised(items)
         width, found = len(items_of.values), np.zeros((len(histories), items.shape[1]), np.float32)
         found[:, :width] = self.factors_of(items_of, histories) @ items_of.axes.T / self.user_scale
         for vector, history in zip(found, histories):

@@ -26,6 +26,7 @@ from ilm_lib.model.factor_score import FactorScore
 from ilm_lib.model.finder import Finder, find, fits
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.generate import generate
+from ilm_lib.model.held import Readings, held_states
 from ilm_lib.model.kernels import Trie, interleave
 from ilm_lib.model.masks import takes_4d_mask
 from ilm_lib.model.named import Named
@@ -91,7 +92,7 @@ class ILM(nn.Module, Named, Saved):
         packs = partial(takes_4d_mask, llm)
         self.prompts = PromptEncoder(tokenizer, num_items, tokens, item_positions, packs=packs)
         self._trie: Trie | None = None
-        self._token_cache = TokenCache(num_items)
+        self._token_cache, self.readings = TokenCache(num_items), Readings()
         self._table: tuple[Any, tuple[Tensor, Tensor]] | None = None
         self._seekers: tuple[Any, Seekers] | None = None
 
@@ -108,6 +109,7 @@ class ILM(nn.Module, Named, Saved):
         super().train(mode)
         self.llm.eval()  # frozen: no dropout, whatever the mode of the encoder
         self._token_cache.clear()
+        self.readings.clear()
         self._table = None
         return self
 
@@ -156,11 +158,13 @@ class ILM(nn.Module, Named, Saved):
         """
         return read(self.llm, batch, self.embed(batch, guests) if len(batch.entities) else None, **kwargs)
 
-    def slot_states(self, batch: Batch, guests: Tensor | None = None) -> Tensor:
-        """(S, R) what the read-out has of every slot of encoded prompts (`ScoreHead.read`)."""
+    def slot_states(self, batch: Batch, guests: Tensor | None = None, *, held: bool = False) -> Tensor:
+        """(S, R) what the read-out has of every slot of encoded prompts (`ScoreHead.read`); held: see `held_states`."""
         assert self.head is not None, "a model without a head reads no slots"
         if self.head.context != "llm":
             states = without_llm(self.head.context, self.tokens(batch.entities, guests), batch)
+        elif held:
+            states = held_states(self, batch, guests, every_layer=self.head.states > 1)
         else:
             states = hidden_states(self.llm, batch, self.embed(batch, guests), every_layer=self.head.states > 1)
         return self.head.read(states, self.cf if guests is None else torch.cat([self.cf, guests]), batch)
@@ -296,18 +300,29 @@ class ILM(nn.Module, Named, Saved):
         return recommend(self, users, histories, k, exclude_history, readout)
 
     def chat(
-        self, messages: Sequence[Message], k: int = 3, *, seen: Iterable[Item | str] = (), writes: bool = True
+        self,
+        messages: Sequence[Message],
+        k: int = 3,
+        *,
+        seen: Iterable[Item | str] = (),
+        rejected: Iterable[Item | str] = (),
+        tokens: bool = True,
+        writes: bool = True,
     ) -> Reply:
         """The model's turn in a conversation: items, and the words around them (`reply.Reply`).
 
         It recommends by what was said and by the items named, none of which it recommends again; where it has been
-        told nothing it asks back.
+        told nothing it asks back. What it has read of a dialogue stays in memory until `readings.clear()`, and is not
+        read again where the dialogue goes on. One reply is made at a time.
 
         Args:
             messages: turns, the oldest first, the user's last: {"role": ..., "content": ...}, a text or a list of str
                 and Item. Names of items in texts are found (see `link`).
             k: items to recommend, from 1.
             seen: Items, titles or ids that are not to be recommended either.
+            rejected: the same of those the user does not want: where they were named they stay in the words that the
+                LLM reads, and the seeker's vector has nothing of them.
+            tokens: False reads titles alone, and the seeker's vector has nothing of items; to compare with.
             writes: False names the items alone, and the LLM writes nothing.
 
         Raises:
@@ -317,7 +332,7 @@ class ILM(nn.Module, Named, Saved):
         Example:
             >>> ilm.chat([{"role": "user", "content": ["Something like ", Item(17), ", but funnier?"]}]).text
         """
-        return chat(self, messages, k, seen=seen, writes=writes)
+        return chat(self, messages, k, seen=seen, rejected=rejected, tokens=tokens, writes=writes)
 
     def find(self, words: str, k: int = 10) -> list[Recommendation]:
         """The k items that words mean most probably, best first; nothing need be known of who asks (see `finder`).

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 
 from ilm_lib.model.prompts import Item, Prompt
 from ilm_lib.model.refusals import WrongKind, WrongValue, brief
-from ilm_lib.model.titles import Word, key_of, names_of, one_error, shorter, words_of
+from ilm_lib.model.titles import PARTS, Word, key_of, names_of, one_error, shorter, words_of
 
 #: Words that often stand before a title, in English.
 CUES = set(
@@ -30,6 +31,7 @@ FOLLOW = {"is", "was", "and", "or", "with", "has"}
 FEW, OFTEN = 3, 100  # times that ordinary texts have a title's words: up to FEW rare, from OFTEN words of every day
 NEARBY = 30  # words and characters around a name that tell how its text is written
 LEAST_NEAR, MOST_NEAR = 5, 40  # letters of a name in which typing errors are looked for
+KEPT = 512  # texts whose items are kept
 SURE_NEAR = 11  # letters from which one is taken for an error even where all the words exist: "Finding Memo"
 
 _YEAR = re.compile(r"\s*\(\s*((?:18|19|20)\d\d)\s*\)|,?\s+(?:from\s+)?((?:19|20)\d\d)\b")
@@ -165,6 +167,7 @@ class Linker:
         if texts is not None:
             self._said, self._words = _ordinary(texts, self._rows)
         self._near = _without_one(k for k in self._rows if LEAST_NEAR <= len(k) <= MOST_NEAR)
+        self._found = lru_cache(KEPT)(self._look)  # a conversation comes again with every turn
 
     def mentions(self, text: str) -> list[Mention]:
         """The items that a text names, in its order; none overlap.
@@ -174,6 +177,9 @@ class Linker:
         """
         if not isinstance(text, str):
             raise WrongKind(f"{brief(text)} is no text: give the text in which items are looked for")
+        return [*self._found(text)]
+
+    def _look(self, text: str) -> list[Mention]:
         words = list(words_of(text))
         free, found = [True] * len(words), []
         for surely in (True, False):  # typing errors that are words themselves come last
@@ -201,7 +207,7 @@ class Linker:
             return self._chosen(run, {key: self._rows[key]}, misspelt=False)
         strange = any(w.key not in self._words and len(w.key) > 2 for w in run.own)
         clear = strange or (run.length > 1 and len(key) >= SURE_NEAR and run.in_one_piece())
-        if len(key) < LEAST_NEAR or strange is not surely or not clear:
+        if not LEAST_NEAR <= len(key) <= MOST_NEAR + 1 or strange is not surely or not clear:
             return None
         near = {other for part in shorter(key) for other in self._near.get(part, ())}
         near = {other for other in near | self._near.get(key, set()) if other != key and one_error(key, other)}
@@ -246,10 +252,11 @@ class Linker:
         return int(self.known_well[row]) + run.capital() + (alone or (before is not None and before.key in CUES))
 
 
-def _ordinary(texts: Iterable[str], names: Container[str], longest: int = 6) -> tuple[Counter[str], set[str]]:
+def _ordinary(texts: Iterable[str], names: Collection[str], longest: int = 6) -> tuple[Counter[str], set[str]]:
     """How often names of up to `longest` words stand in texts without capital letters, and all words of the texts."""
     said: Counter[str] = Counter()
     all_words: set[str] = set()
+    starts = {name[:length] for name in names for length in range(1, len(name) + 1)}
     for text in texts:
         run: list[str] = []
         for word in (*words_of(text), None):
@@ -259,8 +266,12 @@ def _ordinary(texts: Iterable[str], names: Container[str], longest: int = 6) -> 
                     run.append(word.key)
                     continue
             for i in range(len(run)):
-                keys = (key_of(run[i:j]) for j in range(i + 1, min(i + longest, len(run)) + 1))
-                said.update(key for key in keys if key in names)
+                for j in range(i + 1, min(i + longest, len(run)) + 1):
+                    key = key_of(run[i:j])
+                    if key in names:
+                        said[key] += 1
+                    elif key not in starts and run[j - 1] not in PARTS:  # which may be left out yet
+                        break
             run = []
     return said, all_words
 

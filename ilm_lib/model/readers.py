@@ -120,28 +120,44 @@ class Rows:
 
 
 class Room(DynamicLayer):
-    """A copy of a cache layer with room behind it, so that a step writes its tokens and copies nothing else."""
+    """A cache layer with room behind it, so that a step writes its tokens and copies nothing else.
 
-    def __init__(self, layer: DynamicLayer, room: int = 64):
+    Args:
+        layer: what it begins with, copied; None: nothing.
+        room: places behind it at first.
+    """
+
+    def __init__(self, layer: DynamicLayer | None = None, room: int = 64):
         super().__init__()
-        self.is_initialized, self.dtype, self.device = True, layer.keys.dtype, layer.keys.device
-        self.length, self.room = layer.keys.shape[-2], room
-        self._grow(layer.keys, layer.values, self.length + room)
+        self.length, self.room = 0, room
+        if layer is not None:
+            self.update(layer.keys, layer.values)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        self._keys, self._values = key_states[..., :0, :], value_states[..., :0, :]
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens; their number is given below 0."""
+        if self.is_initialized:
+            self.length += tokens_to_remove
+            self.keys, self.values = self._keys[..., : self.length, :], self._values[..., : self.length, :]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
         start, self.length = self.length, self.length + key_states.shape[-2]
         if self.length > self._keys.shape[-2]:
-            self._grow(self._keys[..., :start, :], self._values[..., :start, :], self.length + self.room)
+            self._grow(start, max(self.length + self.room, 3 * start // 2))
         self._keys[..., start : self.length, :] = key_states
         self._values[..., start : self.length, :] = value_states
         self.keys, self.values = self._keys[..., : self.length, :], self._values[..., : self.length, :]
         return self.keys, self.values
 
-    def _grow(self, keys: Tensor, values: Tensor, size: int) -> None:
+    def _grow(self, length: int, size: int) -> None:
         grown = []
-        for old in (keys, values):
+        for old in (self._keys, self._values):
             new = old.new_empty(*old.shape[:-2], size, old.shape[-1])
-            new[..., : old.shape[-2], :] = old
+            new[..., :length, :] = old[..., :length, :]
             grown.append(new)
         self._keys, self._values = grown
-        self.keys, self.values = (t[..., : self.length, :] for t in grown)

@@ -153,14 +153,18 @@ def dialogue_prompt(ilm: ILM) -> DialoguePrompt:
 
 
 @torch.no_grad()
-def place_queries(ilm: ILM, asked: Sequence[AskedPrompt]) -> Tensor:
-    """(A, d) queries of all places that dialogues ask at, in the order of their users, `User(num_users)` and on."""
+def place_queries(ilm: ILM, asked: Sequence[AskedPrompt], *, held: bool = False) -> Tensor:
+    """(A, d) queries of all places that dialogues ask at, in the order of their users, `User(num_users)` and on.
+
+    Args:
+        held: each is read on from what is held of a conversation that begins like it (`held`).
+    """
     assert ilm.head is not None, "a model without a head scores nothing"
     items, guests = ilm.cf[: ilm.num_items], ilm.seekers.of_places(asked)
     found = items.new_zeros(len(guests), ilm.head.query.out_features)
-    for batch, _ in read_alike(ilm, [one.prompt for one in asked], share_rows=False):
+    for batch, _ in read_alike(ilm, [one.prompt for one in asked], share_rows=False, together=not held):
         place = batch.entities[batch.slot_entity] - len(ilm.cf)  # below 0 at items
-        states = ilm.slot_states(batch, guests)[place >= 0]
+        states = ilm.slot_states(batch, guests, held=held and len(batch.slot_read) > 0)[place >= 0]
         with torch.autocast(ilm.device.type, enabled=False):
             found[place[place >= 0]] = ilm.head.queries(states)
     if ilm.factors is None:
@@ -182,17 +186,21 @@ def last_queries(ilm: ILM, prompts: Sequence[Prompt], guests: Tensor | None = No
 
 
 def read_alike(
-    ilm: ILM, prompts: Sequence[Prompt], *, share_rows: bool = True
+    ilm: ILM, prompts: Sequence[Prompt], *, share_rows: bool = True, together: bool = True
 ) -> Iterator[tuple[Batch, Sequence[int]]]:
     """Prompts in batches, and which of them each has.
 
     The LLM reads prompts of like length together, some thousand positions at a time: memory does not grow with P, and
     what a pass makes stays near the processor. So little is padding that rows are shared only by short prompts, over
     which attention one by one is slow.
+
+    Args:
+        share_rows: where they are short.
+        together: False: each prompt is a batch of its own.
     """
     length = [len(ilm.prompts.encode(prompt)[0]) for prompt in prompts]
     order = sorted(range(len(prompts)), key=length.__getitem__)
-    for part in alike([length[p] for p in order], POSITIONS[ilm.device.type != "cpu"]):
+    for part in alike([length[p] for p in order], POSITIONS[ilm.device.type != "cpu"] if together else 0):
         which = order[part]
         yield ilm.encode([prompts[p] for p in which], pack=share_rows and length[which[-1]] < 32), which
 

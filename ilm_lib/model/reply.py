@@ -7,42 +7,35 @@ there by us; between items the LLM writes in small letters, so it cannot name on
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from ilm_lib.model import door
 from ilm_lib.model.backbone import context_length
-from ilm_lib.model.chat import ChatTemplate, Message
-from ilm_lib.model.masks import takes_positions
+from ilm_lib.model.chat import Message, chat_template
+from ilm_lib.model.dialogue import DialoguePrompt
+from ilm_lib.model.pen import SENTENCE, Pen
 from ilm_lib.model.prompts import Item, Prompt, User
-from ilm_lib.model.recommend import Recommendation, dialogue_prompt, dialogue_queries, recommended
+from ilm_lib.model.recommend import Recommendation, dialogue_prompt, place_queries, recommended
 from ilm_lib.model.refusals import WrongKind, brief
 from ilm_lib.model.scoring import top_items
-from ilm_lib.model.titles import words_of
+from ilm_lib.model.titles import readable, words_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from ilm_lib.model.ilm import ILM
 
 LONGEST = 4_000  # characters of a text that are read, its last ones
-SENTENCE = 40  # tokens that the LLM writes of an item, at most
 FACTS = 40  # words of an item's text that are shown
-AGAIN = 1.3  # by which the logit of a token that it wrote already is divided
 ASKS = (
     "What do you like? Name one or two, or say what you are looking for.",
     "Tell me a little more: one that you liked, or what kind it should be.",
 )
 LEADS = ("How about ", "\nOr ", "\nYou could also try ")
 FRAMES = ("? It is", ", which is")
-_NO_SENTENCE = re.compile(r"[\x00-\x1f\x7f-\x9f\"“”«»*_#\[\]{}<>|@\\0-9\ufffd]")
 #: Words that say nothing of what one likes.
 EMPTY = set(
     "a an any are at can could do evening film films find for get give good hello help hey hi how i i'd i'm is like "
@@ -99,24 +92,34 @@ class Reply:
 
 
 def chat(
-    ilm: ILM, messages: Sequence[Message], k: int = 3, *, seen: Iterable[Item | str] = (), writes: bool = True
+    ilm: ILM,
+    messages: Sequence[Message],
+    k: int = 3,
+    *,
+    seen: Iterable[Item | str] = (),
+    rejected: Iterable[Item | str] = (),
+    tokens: bool = True,
+    writes: bool = True,
 ) -> Reply:
     """See `ILM.chat`."""
-    dialogue_prompt(ilm)
+    shown = dialogue_prompt(ilm)
     k, writes = door.whole_number(k, "k"), door.yes_or_no(writes, "writes")
+    if not door.yes_or_no(tokens, "tokens"):
+        shown = replace(shown, titles=True, tokens=False)
     turns = understood(ilm, messages)
+    listed = lambda given, name: door.history_rows(given, ilm.names(), ilm.num_items, name)
+    unwanted, known = {*listed(rejected, "rejected")}, listed(seen, "seen")
     named = [part.row for turn in turns for part in turn["content"] if isinstance(part, Item)]
     titles = ilm.names().spoken
-    if not named and not _tells(turns):
+    if unwanted.issuperset(named) and not _tells(turns):
         asked = sum(turn["role"] == "assistant" for turn in turns)
         return Reply([], turns, iter([ASKS[asked % len(ASKS)]]), titles)
-    banned = [*named, *door.history_rows(seen, ilm.names(), ilm.num_items)]
-    query = dialogue_queries(ilm, [_that_fit(ilm, turns)])
-    rows, found = top_items(query, *ilm.table(), k, [banned])
+    query = _query(ilm, shown, _that_fit(ilm, turns), unwanted)
+    rows, found = top_items(query, *ilm.table(), k, [[*named, *known, *unwanted]])
     best = recommended(ilm.names(), rows[0].tolist(), found[0].tolist())
     if not best:
         return Reply([], turns, iter(["You have named everything that I know."]), titles)
-    return Reply(best, turns, _written(ilm, turns, [one.item for one in best], writes), titles)
+    return Reply(best, turns, _written(ilm, shown, turns, [one.item for one in best], writes), titles)
 
 
 def understood(ilm: ILM, messages: Sequence[Message]) -> list[Message]:
@@ -127,7 +130,7 @@ def understood(ilm: ILM, messages: Sequence[Message]) -> list[Message]:
             model's.
     """
     turns: list[Message] = []
-    for role, content in ChatTemplate(ilm.tokenizer).checked(messages):
+    for role, content in chat_template(ilm.tokenizer).checked(messages):
         prompt = door.as_prompts([[*content] if any(content) else [" "]])[0][0]
         # Without an encoder items stand as their titles, so a reply's own can be given back to any model.
         door.fit([prompt], ilm.num_items, ilm.num_users, encoder=True)
@@ -136,6 +139,13 @@ def understood(ilm: ILM, messages: Sequence[Message]) -> list[Message]:
         linked = [out for part in prompt for out in (ilm.link(part[-LONGEST:]) if isinstance(part, str) else [part])]
         turns.append({"role": role, "content": linked if role != "system" else prompt})
     return turns
+
+
+def _query(ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], rejected: Container[int]) -> Tensor:
+    """(1, d) the read-out's query where the assistant is to speak, for `ILM.table`."""
+    template = shown.template(ilm.tokenizer)
+    asked = shown.render(template, ilm.names().spoken, turns, ilm.num_users, rejected=rejected)
+    return place_queries(ilm, [asked], held=True)[-1:]
 
 
 def _that_fit(ilm: ILM, turns: Sequence[Message], room: int = 256) -> Sequence[Message]:
@@ -162,7 +172,9 @@ def _tells(turns: Sequence[Message]) -> bool:
     return any(word.key not in EMPTY for word in words_of(said))
 
 
-def _written(ilm: ILM, turns: Sequence[Message], items: Sequence[Item], writes: bool) -> Iterator[str | Item]:
+def _written(
+    ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], items: Sequence[Item], writes: bool
+) -> Iterator[str | Item]:
     """The reply that recommends items, a part at a time."""
     if not writes:
         for number, item in enumerate(items):
@@ -170,15 +182,20 @@ def _written(ilm: ILM, turns: Sequence[Message], items: Sequence[Item], writes: 
             yield item
         yield "?"
         return
-    name, pen = ilm.names(), Pen(ilm)
-    prompt = _to_write(ilm, turns, items)
-    taught = ilm.tokenizer.chat_template is not None
+    with closing(Pen(ilm)) as pen:
+        yield from _sentences(ilm, shown, pen, _to_write(ilm, shown, turns, items), items)
+
+
+def _sentences(ilm: ILM, shown: DialoguePrompt, pen: Pen, prompt: list, items: Sequence[Item]) -> Iterator[str | Item]:
+    """Each item with a sentence about it, written behind a prompt that grows with them."""
+    name, taught = ilm.names(), ilm.tokenizer.chat_template is not None
+    of = lambda item: readable(name.texts[item.row]) if name.texts else ""
     for number, item in enumerate(items):
         lead, frame = LEADS[min(number, len(LEADS) - 1)], FRAMES[number % len(FRAMES)]
-        if not taught and (own := own_words(name.texts[item.row] if name.texts else "", name.titles[item.row])):
+        if not taught and (own := own_words(of(item), readable(name.titles[item.row]))):
             yield from (lead, item, f": {own}")
             continue
-        prompt += [lead, name.spoken[item.row], *_tokens(ilm, item), frame]
+        prompt += [lead, name.spoken[item.row], *_tokens(ilm, shown, item), frame]
         if len(ilm.prompts.encode(prompt)[0]) + SENTENCE > context_length(ilm.llm):
             yield from (lead, item, ".")  # there is room for no more of the LLM's own
             continue
@@ -199,93 +216,27 @@ def own_words(text: str, title: str) -> str:
     return ". ".join(sentences[: max(kept, default=1)]).rstrip(".") + "." if sentences[0] else ""
 
 
-def _to_write(ilm: ILM, turns: Sequence[Message], items: Sequence[Item]) -> list:
-    """The prompt in which the LLM writes: what is known of the items, and the turns so far."""
-    shown, name = dialogue_prompt(ilm), ilm.names()
-    told: list[str | Item] = [shown.system, " "]
+def _to_write(ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], items: Sequence[Item]) -> list:
+    """The prompt in which the LLM writes: the turns so far, then what is known of the items.
+
+    In this order the next prompt begins like this one. What is known is a note of the system's, where the LLM takes one
+    there: SmolLM2 makes more of it than at the end of the user's turn, or in front of all turns.
+    """
+    name, template = ilm.names(), shown.template(ilm.tokenizer)
+    told: list[str | Item] = ["To recommend:"]
     for item in items:
-        text = name.texts[item.row] if name.texts else ""
-        told += ["\n", name.spoken[item.row], *_tokens(ilm, item)]
+        text = readable(name.texts[item.row]) if name.texts else ""
+        told += ["\n", *[name.spoken[item.row]] * (not shown.titles), item]
         told += [f": {' '.join(text.split()[:FACTS])}"] * bool(text)
     spoken = [turn for turn in _that_fit(ilm, turns, 512) if turn["role"] != "system"]
-    turns = [{"role": "system", "content": told}, *spoken]
-    asked = shown.render(ChatTemplate(ilm.tokenizer), name.spoken, turns, ilm.num_users)
+    if template.takes_notes:
+        spoken.append({"role": "system", "content": told})
+    else:
+        spoken[-1] = {"role": "user", "content": [*spoken[-1]["content"], "\n\n", *told]}
+    asked = shown.render(template, name.spoken, spoken, ilm.num_users)
     return [part for part in asked.prompt if not isinstance(part, User)]  # seekers' slots are the read-out's
 
 
-def _tokens(ilm: ILM, item: Item) -> list[Item]:
+def _tokens(ilm: ILM, shown: DialoguePrompt, item: Item) -> list[Item]:
     """The item where the LLM reads items."""
-    return [] if ilm.encoder is None or not dialogue_prompt(ilm).tokens else [item]
-
-
-class Pen:
-    """Reads a prompt that grows, and writes on; what it has read is not read again."""
-
-    def __init__(self, ilm: ILM):
-        self.ilm, self.cache = ilm, DynamicCache(config=ilm.llm.config)
-        self.known: list[tuple[int, int]] = []  # of every token read, its id and whose slot it is in, or -1
-        self.stops = ChatTemplate(ilm.tokenizer).stops
-        self.allowed = small_letters(ilm.tokenizer).to(ilm.device).clone()
-        self.allowed[self.stops] = True
-        self._sees_all = not any(getattr(layer, "is_sliding", False) for layer in self.cache.layers)
-
-    @torch.no_grad()
-    def sentence(self, prompt: Prompt) -> Iterator[str]:
-        """What comes after a prompt, up to the end of the sentence, a word or less at a time."""
-        logits, position = self._read(prompt)
-        written: list[int] = []
-        text = ""
-        while True:
-            logits = logits.masked_fill(~self.allowed, -torch.inf)
-            if written:
-                own = torch.tensor(written, device=logits.device)
-                logits[own] = torch.where(logits[own] > 0, logits[own] / AGAIN, logits[own] * AGAIN)
-            token = int(logits.argmax())
-            if token in self.stops or len(written) == SENTENCE:
-                break
-            written.append(token)
-            now = self.ilm.tokenizer.decode(written)
-            if not now.endswith("\ufffd"):
-                yield now[len(text) :]
-                text = now
-            if text.rstrip().endswith((".", "!", "?")):
-                return
-            position += 1
-            ids = torch.tensor([[token]], device=logits.device)
-            logits = self._forward({"input_ids": ids}, torch.tensor([[position]], device=logits.device))
-            self.known.append((token, -1))
-        yield "."
-
-    def _read(self, prompt: Prompt) -> tuple[Tensor, int]:
-        """(V,) logits of what comes next, and the position of the last token."""
-        batch = self.ilm.encode([prompt])
-        entity = torch.full_like(batch.input_ids[0], -1)
-        for start, slot in zip(batch.slot_start.tolist(), batch.slot_entity.tolist()):
-            entity[start : start + self.ilm.prompts.num_query_tokens] = batch.entities[slot]
-        now = list(zip(batch.input_ids[0].tolist(), entity.tolist()))
-        same = next((n for n, (a, b) in enumerate(zip(now, self.known)) if a != b), min(len(now), len(self.known)))
-        same = min(same, len(now) - 1)
-        if (gone := len(self.known) - same) and self._sees_all:
-            self.cache.crop(-gone)
-        elif gone:  # a layer that looks back over a window has forgotten what it would need
-            self.cache, same = DynamicCache(config=self.ilm.llm.config), 0
-        self.known = now
-        inputs = {"inputs_embeds": self.ilm.embed(batch)[:, same:]}
-        return self._forward(inputs, batch.position_ids[:, same:]), int(batch.position_ids[0, -1])
-
-    def _forward(self, inputs: dict[str, Any], positions: Tensor) -> Tensor:
-        if takes_positions(self.ilm.llm):
-            inputs["position_ids"] = positions
-        out = self.ilm.llm(**inputs, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        return out.logits[0, -1].float()
-
-
-@lru_cache(4)
-def small_letters(tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """(V,) bool, the tokens of sentences in small letters: no capital one, line break, quote, number or mark.
-
-    Names are written with capital letters: an LLM without them can neither name an item nor invent one.
-    """
-    texts, special = tokenizer.batch_decode([[token] for token in range(len(tokenizer))]), {*tokenizer.all_special_ids}
-    plain = lambda text: text == text.lower() and not _NO_SENTENCE.search(text)
-    return torch.tensor([plain(text) and number not in special for number, text in enumerate(texts)])
+    return [] if ilm.encoder is None or not shown.tokens else [item]

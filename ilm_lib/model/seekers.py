@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ilm_lib.model.dialogue import AskedPrompt
     from ilm_lib.model.finder import Finder
-    from ilm_lib.model.fold_in import FoldIn
+    from ilm_lib.model.fold_in import Factorised, FoldIn
 
 SAID = 600  # characters of what was said that a sentence vector is made of, the last ones
 KEPT = 1 << 15  # texts whose sentence vectors are kept, 48 MiB of MiniLM's
@@ -50,7 +50,7 @@ class Seekers:
         """
         found = np.zeros((len(named), self.items.shape[1]), np.float32)
         if self.fold_in is not None:
-            found = self.fold_in.many(self.items, named)
+            found = self.fold_in.many(self.items, named, self._factorised)
         if self.finder is not None and self.factors < self.items.shape[1]:
             text = [words[-SAID:] for words in said]
             spoken = [n for n, words in enumerate(text) if words.strip()]
@@ -58,7 +58,8 @@ class Seekers:
             if spoken:
                 centre, to_part = self._map
                 vectors = self._sentences([text[n] for n in spoken])
-                found[spoken, self.factors :] = (vectors - centre) @ to_part
+                # In double precision a vector is the same, however many are made with it
+                found[spoken, self.factors :] = (vectors - centre).astype(np.float64) @ to_part
         return torch.from_numpy(found).to(self.device)
 
     def _sentences(self, texts: Sequence[str]) -> np.ndarray:
@@ -69,6 +70,11 @@ class Seekers:
             self._read = {text: self._read[text] for text in texts if text in self._read}
         self._read.update(zip(new, self.finder.encode(new)) if new else ())
         return np.stack([self._read[text] for text in texts])
+
+    @cached_property
+    def _factorised(self) -> Factorised:
+        assert self.fold_in is not None
+        return self.fold_in.factorised(self.items)
 
     @cached_property
     def _map(self) -> tuple[np.ndarray, np.ndarray]:

@@ -9,26 +9,31 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ROMAN = dict(ii="2", iii="3", iv="4", vi="6", vii="7", viii="8", ix="9")
 NUMBERS = dict(one="1", two="2", three="3", four="4", five="5", six="6", seven="7", eight="8", nine="9")
 PARTS = {"part", "episode", "chapter", "vol", "volume"}  # left out before a number: "Kill Bill: Vol. 2"
 
 _WORD = re.compile(r"[^\W_]+(?:['’`][^\W_]+)*|&")
+_HALF = re.compile("[\ud800-\udfff]")
 _TITLE_YEAR = re.compile(r"\s*\((\d{4})\)\s*$")
 _ASIDE = re.compile(r"\s*\(([^()]*)\)")
 _LATE_ARTICLE = re.compile(r"^(.*), (the|a|an|le|la|les|l'|el|los|las|il|der|die|das|un|une)$", re.IGNORECASE)
 _ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """Characters `start` to `end` of a text, and how they are compared: no case, accents and apostrophes."""
 
     key: str
     start: int
     end: int
+
+
+def readable(text: str) -> str:
+    """A text that UTF-8 can write: half a character, as JSON may hold, is "\ufffd"."""
+    return text if text.isascii() else _HALF.sub("\ufffd", text)
 
 
 def names_of(title: str) -> tuple[int | None, list[tuple[str, int]]]:
@@ -87,8 +92,10 @@ def one_error(a: str, b: str) -> bool:
 def words_of(text: str) -> Iterator[Word]:
     """The words of a text in order; "&" is "and"."""
     for found in _WORD.finditer(text):
-        letters = unicodedata.normalize("NFKD", found[0].casefold())
-        plain = "".join(c for c in letters if not unicodedata.combining(c) and c not in "'’`")
+        plain = found[0].casefold()
+        if not plain.isascii():
+            plain = "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
+        plain = plain.replace("'", "").replace("’", "").replace("`", "")
         yield Word("and" if plain == "&" else plain, found.start(), found.end())
 
 

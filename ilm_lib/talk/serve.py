@@ -2,7 +2,7 @@
 
 GET /v1/models, POST /v1/chat/completions (at once, or streamed), GET /health. It listens to programs on this machine
 alone, unless --host says otherwise, and asks for no password. One reply is written at a time; others wait in line.
-Messages are neither kept nor logged.
+Messages are neither written down nor logged; what the LLM has read of the last ones stays in memory for the next turn.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TextIO
 
 from ilm_lib.errors import Refusal
@@ -24,7 +25,8 @@ from ilm_lib.talk.model_argument import add_model, load
 HELP = """\
 /help          these lines
 /seen TITLE    leave it out from now on; a title, an id, or a number of the last list; alone: what is left out
-/again         start anew; what you have seen stays left out
+/no TITLE      not for me: left out as well, and not taken for something that you like
+/again         start anew; what you have seen or rejected stays left out
 /quit          end (as the end of input and Ctrl-C do)"""
 
 
@@ -82,10 +84,12 @@ class Talk:
         self.bold = out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self.messages: list[Message] = []
         self.seen: list[Item] = []
+        self.rejected: list[Item] = []
         self.listed: list[Recommendation] = []
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: self.say(f"{HELP}\n"),
-            "/seen": self._leave_out,
+            "/seen": partial(self._leave_out, self.seen),
+            "/no": partial(self._leave_out, self.rejected),
             "/again": self._again,
         }
 
@@ -116,7 +120,7 @@ class Talk:
 
     def _answer(self, line: str) -> None:
         asked: list[Message] = [*self.messages, {"role": "user", "content": self.marks.read(line)}]
-        reply = self.ilm.chat(asked, self.k, seen=self.seen)
+        reply = self.ilm.chat(asked, self.k, seen=self.seen, rejected=self.rejected)
         try:
             for part in reply:
                 if isinstance(part, Item) and self.bold:
@@ -131,14 +135,15 @@ class Talk:
         self.listed = reply.recommended
         self.say("".join(f"  {n}. {self.title(one.item)}\n" for n, one in enumerate(self.listed, 1)) + "\n")
 
-    def _leave_out(self, name: str) -> None:
+    def _leave_out(self, kept: list[Item], name: str) -> None:
+        """Add an item to those seen or to those rejected; without a name say which are left out."""
         if not name:
-            known = ", ".join(map(self.title, self.seen))
+            known = ", ".join(map(self.title, dict.fromkeys([*self.seen, *self.rejected])))
             return self.say(f"Left out: {known}.\n" if known else "Nothing is left out: /seen TITLE leaves it out.\n")
         of_list = name.isascii() and name.isdigit() and len(name) < 4 and 1 <= int(name) <= len(self.listed)
         item = self.listed[int(name) - 1].item if of_list else self.ilm.item(name)
-        if item not in self.seen:
-            self.seen.append(item)
+        if item not in kept:
+            kept.append(item)
         self.say(f"{self.title(item)} is left out from now on.\n")
 
     def _again(self, _: str) -> None:
