@@ -207,7 +207,8 @@ def test_an_installed_copy_needs_no_checkout(tmp_path):
     done = subprocess.run([*pip, "--target", str(site), str(source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (site / "ilm_lib/py.typed").is_file()
-    assert {p.name for p in LIBRARY.rglob("*.css")} == {p.name for p in (site / "ilm_lib").rglob("*.css")}
+    files = lambda at: {p.relative_to(at) for kind in ("css", "html", "js", "svg") for p in at.rglob(f"*.{kind}")}
+    assert files(LIBRARY) == files(site / "ilm_lib") and Path("talk/page/page.html") in files(LIBRARY)
 
     work.mkdir()
     (work / "params").mkdir()

@@ -85,7 +85,7 @@ export class Talk {
       const [before, after] = cut(found.at(-1)?.rest ?? content, mark(card));
       if (after === undefined) break;
       const line = before.lastIndexOf("\n") + 1;
-      const lead = found.length && !line ? "" : before.slice(line); // ", " and " or " lead nothing
+      const lead = !found.length ? before : line ? before.slice(line) : ""; // ", " and " or " lead nothing
       if (found.length) found.at(-1).rest = line ? before : "";
       found.push({ card, lead: this.plain(lead), rest: after });
     }

@@ -25,12 +25,14 @@ export function chip(card, remove, label = `Remove ${card.name}`) {
 
 export function bubble(turn) {
   turn.node ??= el("li", { class: "user" });
-  const parts = turn.parts.map((part) => (typeof part === "string" ? part : el("span", { class: "chip" }, named(part))));
+  const shown = (part) => (typeof part === "string" ? part : el("span", { class: "chip" }, named(part)));
+  const parts = turn.parts.map(shown);
   turn.node.replaceChildren(el("span", { class: "hidden" }, "You: "), el("p", {}, ...parts));
   return turn.node;
 }
 
-export const dots = () => el("li", { class: "dots" }, el("span", { class: "hidden" }, "Thinking"), el("i"), el("i"), el("i"));
+export const dots = () =>
+  el("li", { class: "dots" }, el("span", { class: "hidden" }, "Thinking"), el("i"), el("i"), el("i"));
 
 export function failure(says, retry) {
   const button = el("button", { type: "button", onclick: retry }, "Try again");
