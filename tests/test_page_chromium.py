@@ -173,8 +173,10 @@ def test_what_is_known_can_be_taken_away(reader, client):
         assert reader.js("document.getElementById('lists').innerText") == "Nothing yet."
         reader.js("document.getElementById('anew').click()")
         assert reader.texts("#talk > li") == [] and reader.js("document.getElementById('start').checkVisibility()")
-        reader.js("document.querySelectorAll('#openings button')[1].click()")
+        reader.js("document.querySelectorAll('#openings button')[1].focus()")
+        reader.press("Enter")
         reader.answered(1)
+        assert reader.js("document.activeElement.id") in ("say", "talk")
         assert heard[-1].messages == [{"role": "user", "content": ["I liked ", Item(1), " and ", Item(2), "."]}]
     assert reader.problems() == []
 
@@ -270,8 +272,10 @@ def test_what_fails_is_said_and_can_be_tried_again(reader, client, talker, monke
         reader.until("document.querySelector('.failure p')?.textContent.startsWith('The server failed')")
         assert reader.texts(".card") == []
     assert reader.texts(".user p") == ["like Heat 1995"], "it was said once"
-    reader.js("document.querySelector('.failure button').click()")
+    reader.js("document.querySelector('.failure button').focus()")
+    reader.press("Enter")
     reader.answered(1)
+    assert reader.js("document.activeElement.id") in ("say", "talk"), "the focus is not lost with the button"
     assert reader.texts(".failure") == [] and len(reader.texts(".card")) == 3
 
 

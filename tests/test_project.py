@@ -375,7 +375,7 @@ def test_make_help_lists_every_target():
     assert ".DEFAULT_GOAL := study" in makefile
 
 
-@pytest.mark.parametrize("target", ["study", "publish"])
+@pytest.mark.parametrize("target", ["study", "publish", "chat"])
 @pytest.mark.parametrize("name", ["x; touch y", "x$(shell touch y)", "x`touch y`", "x' ; touch y; '", 'x"; touch y; "'])
 def test_nothing_in_a_profiles_name_is_run(tmp_path, target, name):
     """With a `.venv` that only says what it was asked for."""

@@ -53,6 +53,7 @@ function send() {
 
 function say(parts, by = "") {
   stop();
+  if (at("start").contains(document.activeElement)) rest();
   at("start").hidden = true;
   const turn = talk.say(parts, by);
   if (!turn.node) at("talk").append(view.bubble(turn));
@@ -163,7 +164,15 @@ function drop(turn) {
 }
 
 function clear(selector) {
-  at("talk").querySelectorAll(selector).forEach((node) => node.remove());
+  for (const node of at("talk").querySelectorAll(selector)) {
+    if (node.contains(document.activeElement)) rest();
+    node.remove();
+  }
+}
+
+// Where the focus goes when what had it goes away; on a phone the message box would bring up the keyboard.
+function rest() {
+  at(matchMedia("(pointer: fine)").matches ? "say" : "talk").focus();
 }
 
 // ---------------------------------------------------------------- without item tokens
