@@ -2,6 +2,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 PROFILE ?= toy
 SEEDS ?= 1
+TALK ?= browser
 ifeq ($(origin CORES), undefined)
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 endif
@@ -11,8 +12,9 @@ PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 # They reach the shell as environment variables, which make has not expanded and recipes quote: PROFILE='x; y' runs nothing.
 override PROFILE := $(value PROFILE)
 override SEEDS := $(value SEEDS)
+override TALK := $(value TALK)
 override CORES := $(value CORES)
-export PROFILE SEEDS CORES
+export PROFILE SEEDS CORES TALK
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 export PYTHONDONTWRITEBYTECODE := 1
@@ -36,8 +38,8 @@ help: ## list what can be made
 study: .venv/.installed ## run the study (the default); the report is runs/PROFILE/report/index.html
 	@$(BIN)/python -m ilm_lib.study "$$PROFILE" --seeds "$$SEEDS" --cores "$$CORES"
 
-chat: .venv/.installed ## talk to a model of PROFILE; the toy one is made in some two minutes, once
-	@$(BIN)/python -m ilm_lib.study.talk "$$PROFILE"
+chat: .venv/.installed ## talk to a model of PROFILE in a browser, or TALK=terminal; the toy one takes two minutes, once
+	@$(BIN)/python -m ilm_lib.study.talk "$$PROFILE" --in "$$TALK"
 
 lab: .venv/.installed ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

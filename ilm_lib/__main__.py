@@ -2,7 +2,7 @@
 
 python -m ilm_lib recommend --model FOLDER --users FILE --out FILE   recommend for everybody in a file
 python -m ilm_lib chat --model FOLDER                                talk to a model in the terminal
-python -m ilm_lib serve --model FOLDER                               talk to it by the OpenAI chat protocol
+python -m ilm_lib serve --model FOLDER                               talk to it in a browser, or by the OpenAI protocol
 python -m ilm_lib.data --help                                        build a data set
 python -m ilm_lib.report --help                                      reports of a study
 """

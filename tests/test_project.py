@@ -207,7 +207,8 @@ def test_an_installed_copy_needs_no_checkout(tmp_path):
     done = subprocess.run([*pip, "--target", str(site), str(source)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (site / "ilm_lib/py.typed").is_file()
-    assert {p.name for p in LIBRARY.rglob("*.css")} == {p.name for p in (site / "ilm_lib").rglob("*.css")}
+    files = lambda at: {p.relative_to(at) for kind in ("css", "html", "js", "svg") for p in at.rglob(f"*.{kind}")}
+    assert files(LIBRARY) == files(site / "ilm_lib") and Path("talk/page/page.html") in files(LIBRARY)
 
     work.mkdir()
     (work / "params").mkdir()
@@ -374,7 +375,7 @@ def test_make_help_lists_every_target():
     assert ".DEFAULT_GOAL := study" in makefile
 
 
-@pytest.mark.parametrize("target", ["study", "publish"])
+@pytest.mark.parametrize("target", ["study", "publish", "chat"])
 @pytest.mark.parametrize("name", ["x; touch y", "x$(shell touch y)", "x`touch y`", "x' ; touch y; '", 'x"; touch y; "'])
 def test_nothing_in_a_profiles_name_is_run(tmp_path, target, name):
     """With a `.venv` that only says what it was asked for."""

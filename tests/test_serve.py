@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from conftest import ITEMS
 from ilm_lib import Item
 from ilm_lib.__main__ import main
 from ilm_lib.model.refusals import TooLong
-from ilm_lib.talk import protocol, server
+from ilm_lib.talk import protocol, serve, server
 from ilm_lib.talk.line import Busy, Line
 from ilm_lib.talk.marks import Marks
 from ilm_lib.talk.serve import LOCAL, listening
@@ -114,7 +115,8 @@ def test_plain_and_streamed_are_what_the_library_says(client, talker):
     assert plain.choices[0].message.content == text_of(chunks) == reply.text
     assert plain.choices[0].message.role == chunks[0].choices[0].delta.role == "assistant"
     expected = [(one.id, one.title, one.log_probability) for one in reply.recommended]
-    assert [tuple(one.values()) for one in plain.ilm["recommended"]] == expected
+    shown = [(one["id"], one["title"], one["log_probability"]) for one in plain.ilm["recommended"]]
+    assert shown == expected
     assert chunks[0].ilm["recommended"] == plain.ilm["recommended"], "there before the first word"
     assert chunks[-2].ilm == plain.ilm and plain.ilm["named"] == [
         {"id": "i3", "title": "Film 3"},
@@ -202,7 +204,7 @@ def test_nothing_that_was_named_comes_again(client, how):
 
 def test_told_nothing_it_asks_back(client, talker):
     answer = ask(client, "Hi!")
-    assert answer.ilm == {"recommended": [], "named": [], "items": []}
+    assert answer.ilm == {"recommended": [], "named": [], "heard": ["Hi!"], "items": []}
     assert answer.choices[0].message.content == talker.chat(said("Hi!")).text == text_of(streamed(client, "Hi!"))
 
 
@@ -447,7 +449,7 @@ def test_a_server_that_is_stopped_ends_what_it_was_at(talker):
 
     def endless(asked):
         try:
-            yield server.Begun([], [], 1)
+            yield server.Begun([], [], [], 1)
             for _ in range(2000):  # 20 s, longer than is waited for
                 time.sleep(0.01)
                 yield "on and "
@@ -559,6 +561,19 @@ def test_the_command_refuses_in_a_line(folder, new_ilm, tmp_path, capsys, monkey
     assert code == 1 and says.startswith("error: serve needs the package uvicorn: pip install ")
 
 
+@pytest.mark.parametrize(("host", "page"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")])  # noqa: S104
+@pytest.mark.parametrize("display", [False, True])
+def test_it_says_where_the_page_is_and_opens_it(folder, capsys, monkeypatch, host, page, display):
+    opened = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: time.sleep(0.05))
+    monkeypatch.setattr(serve, "has_display", lambda: display)
+    monkeypatch.setattr(serve.webbrowser, "open", opened.append)
+    assert main(["serve", "--model", str(folder), "--port", "0", "--host", host, "--open"]) == 0
+    (address,) = re.findall(r"browser: (http://\S+/)\n", capsys.readouterr().out)
+    assert address.startswith(f"http://{page}:") and opened == [address] * display
+    assert main(["serve", "--model", str(folder), "--port", "0"]) == 0 and len(opened) == display
+
+
 def test_it_warns_where_others_can_reach_it(folder, capsys, monkeypatch):
     bound = []
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: bound.append(sockets[0].getsockname()[0]))
@@ -576,7 +591,8 @@ def test_the_command_serves_until_it_is_stopped(folder):
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
-            url = line.split()[3].rstrip(";")
+            url, page = line.split()[3].rstrip(";"), process.stdout.readline().split()[-1]
+            assert page == url.removesuffix("v1") and page.startswith("http://127.0.0.1:")
             web = openai.DefaultHttpxClient(trust_env=False)
             with openai.OpenAI(base_url=url, api_key="none", http_client=web) as client:
                 answer = client.chat.completions.create(model="tiny-talker", messages=said("like Film 3"))

@@ -1,5 +1,7 @@
 """Conversations in the study: results, claims and the command that makes a model that talks."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -74,6 +76,30 @@ def test_a_profile_that_does_not_talk_is_one_line(profile, says, capsys, monkeyp
     said = capsys.readouterr().err
     assert said.startswith("✗ ") and said.count("\n") == 1
     assert pd.Series([said]).str.contains(says).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ([], ["serve", "--port", "0", "--open"]),
+        (["--in", "page"], ["serve", "--port", "0"]),
+        (["--in", "terminal"], ["chat"]),
+    ],
+)
+def test_one_talks_in_a_browser_or_in_the_terminal(monkeypatch, tmp_path, arguments, command):
+    asked = []
+    monkeypatch.setattr(talk, "made", lambda params: tmp_path)
+    monkeypatch.setattr(talk, "library", lambda argv: asked.append(argv) or 0)
+    assert talk.main(["toy", *arguments]) == 0
+    assert asked == [[command[0], "--model", str(tmp_path), *command[1:]]]
+
+
+def test_what_the_page_needs_is_missed_before_any_work(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    monkeypatch.setattr(talk, "made", lambda params: pytest.fail("minutes of work"))
+    assert talk.main(["toy"]) == 1
+    assert capsys.readouterr().err.startswith("✗ serve needs the package starlette: pip install ")
+    assert talk.main(["toy", "--in", "phone"]) == 2 and "--in" in capsys.readouterr().err
 
 
 def test_whoever_has_no_words_cannot_be_taught():

@@ -1,6 +1,7 @@
-"""Make the model that talks of a profile, where it has not been made, and talk to it in the terminal.
+"""Make the model that talks of a profile, where it has not been made, and talk to it.
 
-python -m ilm_lib.study.talk toy          as `make chat` does
+python -m ilm_lib.study.talk toy                  in a browser, as `make chat` does
+python -m ilm_lib.study.talk toy --in terminal    as `make chat TALK=terminal` does
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from ilm_lib.settings import Params
 from ilm_lib.study import conversation, inputs, scope
 from ilm_lib.study.artifacts import MissingStage
 from ilm_lib.study.conversation_results import method_of
+from ilm_lib.talk.serve import need_packages
+
+PLACES = {"browser": ["serve", "--port", "0", "--open"], "page": ["serve", "--port", "0"], "terminal": ["chat"]}
 
 
 def made(params: Params) -> Path:
@@ -44,15 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after a message on stderr, 2 where it is about the arguments."""
     parser = Parser(prog="python -m ilm_lib.study.talk", description=__doc__)
     parser.add_argument("profile", nargs="?", default="toy", metavar="PROFILE")
+    parser.add_argument("--in", dest="place", choices=PLACES, default="browser",
+                        help="page: its address alone, no browser is opened (default: browser)")  # fmt: skip
     try:
-        folder = made(load_params(parser.parse_args(argv).profile))
+        args = parser.parse_args(argv)
+        if args.place != "terminal":
+            need_packages()  # before minutes of work
+        folder = made(load_params(args.profile))
     except Refusal as error:
         print(f"✗ {error}", file=sys.stderr)
         return 2 if isinstance(error, BadArgument) else 1
     except KeyboardInterrupt:
         print("stopped; what was trained is kept", file=sys.stderr)
         return 130
-    return library(["chat", "--model", str(folder)])
+    command, *options = PLACES[args.place]
+    return library([command, "--model", str(folder), *options])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from ilm_lib.talk.model_argument import MAX_K
 
 MAX_BODY = 1 << 17  # bytes of a request
 MAX_MESSAGES = 128
+MAX_QUERY = 200  # characters of a search for titles
 IGNORED = frozenset(
     "frequency_penalty max_completion_tokens max_tokens metadata parallel_tool_calls presence_penalty prompt_cache_key "
     "prompt_cache_retention reasoning_effort safety_identifier seed service_tier store temperature top_p user "
@@ -92,7 +93,9 @@ class Asked:
     Attributes:
         messages: with Items in the place of their marks.
         k: items to recommend.
-        seen: titles and ids of what is not recommended.
+        seen, rejected: titles and ids of what is not recommended; what is rejected does not count as liked either.
+        tokens: the items named are read with their tokens and vectors; else by their titles alone.
+        writes: the LLM writes of each item; else the reply names them alone.
         ids: items are written as `<item:ID>`.
         stream: the answer comes as it is written.
         usage: a stream ends with its numbers of tokens.
@@ -101,6 +104,9 @@ class Asked:
     messages: list[Message]
     k: int
     seen: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
+    tokens: bool = True
+    writes: bool = True
     ids: bool = False
     stream: bool = False
     usage: bool = False
@@ -149,15 +155,30 @@ def read_request(body: bytes, model: str, k: int, marks: Marks) -> Asked:
 
 def _read_own(own: Json, asked: Asked) -> None:
     """What the field `ilm` asks for."""
-    _only(own, {"k", "seen", "items"}, {}, "ilm.")
-    k, seen, items = own.get("k", asked.k), own.get("seen", []), own.get("items", "title")
+    _only(own, {"k", "seen", "rejected", "tokens", "writes", "items"}, {}, "ilm.")
+    k, items = own.get("k", asked.k), own.get("items", "title")
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
         raise ProtocolError(f"ilm.k is {brief(k)}: give a whole number from 1 to {MAX_K}", param="ilm.k")
-    if not isinstance(seen, list) or not all(isinstance(name, str) for name in seen):
-        raise ProtocolError("ilm.seen is no list of ids and titles", param="ilm.seen")
+    for key in ("seen", "rejected"):
+        names = own.get(key, [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ProtocolError(f"ilm.{key} is no list of ids and titles", param=f"ilm.{key}")
+        setattr(asked, key, names)
     if items not in ("id", "title"):
         raise ProtocolError(f"ilm.items is {brief(items)}: give 'id' or 'title'", param="ilm.items")
-    asked.k, asked.seen, asked.ids = k, seen, items == "id"
+    asked.k, asked.ids = k, items == "id"
+    asked.tokens, asked.writes = _flag(own, "tokens", "ilm.", True), _flag(own, "writes", "ilm.", True)
+
+
+def read_search(given: Mapping[str, str]) -> tuple[str, int]:
+    """What `GET /v1/items` looks for, and how many items it may give. Raises ProtocolError."""
+    _only(dict(given), {"query", "limit"}, {}, "")
+    query, limit = given.get("query", ""), given.get("limit", "8")
+    if len(query) > MAX_QUERY:
+        raise ProtocolError(f"query is longer than {MAX_QUERY} characters: give a part of a title", param="query")
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MAX_K):
+        raise ProtocolError(f"limit is {brief(limit)}: give a whole number from 1 to {MAX_K}", param="limit")
+    return query, int(limit)
 
 
 def _message(message: object, where: str, marks: Marks) -> Message:
@@ -203,9 +224,9 @@ def _object(given: Json, key: str) -> Json:
     return value
 
 
-def _flag(given: Json, key: str, where: str = "") -> bool:
+def _flag(given: Json, key: str, where: str = "", usual: bool = False) -> bool:
     if (value := given.get(key)) is None:
-        return False
+        return usual
     if not isinstance(value, bool):
         raise ProtocolError(f"{where}{key} is {brief(value)}: give true or false", param=f"{where}{key}")
     return value
@@ -216,8 +237,9 @@ class Answer:
     """The answer to a request, as it grows.
 
     Attributes:
-        recommended: of each item id, title and log_probability (nats), best first.
+        recommended: of each item what `Cards.card` shows and log_probability (nats), best first.
         named: ids and titles of what had been named before.
+        heard: the last message as it was understood: texts, and cards of the items named.
         prompt_tokens, completion_tokens: lengths of the messages, as they were understood, and of the reply.
         items: of each item in the reply id and title, and where it stands: `start` to `end` in characters (Unicode
             code points) of the content.
@@ -226,6 +248,7 @@ class Answer:
     model: str
     recommended: Sequence[Json]
     named: Sequence[Json]
+    heard: Sequence[str | Json]
     prompt_tokens: int
     completion_tokens: int = 0
     content: str = ""
@@ -242,7 +265,7 @@ class Answer:
     @property
     def own(self) -> Json:
         """The field `ilm`."""
-        return {"recommended": self.recommended, "named": self.named, "items": self.items}
+        return {"recommended": self.recommended, "named": self.named, "heard": self.heard, "items": self.items}
 
     def whole(self) -> Json:
         """The answer at once."""

@@ -1,16 +1,20 @@
-"""`python -m ilm_lib serve`: an endpoint that speaks the OpenAI chat protocol, for one model.
+"""`python -m ilm_lib serve`: a page to talk to one model, and an endpoint that speaks the OpenAI chat protocol.
 
-GET /v1/models, POST /v1/chat/completions (at once, or streamed), GET /health. It listens to programs on this machine
-alone, unless --host says otherwise, and asks for no password. One reply is written at a time; others wait in line.
-Messages are neither written down nor logged; what the LLM has read of the last ones stays in memory for the next turn.
+GET / is the page; POST /v1/chat/completions (at once, or streamed), GET /v1/models, /v1/items and /health the endpoint.
+It listens to programs on this machine alone, unless --host says otherwise, and asks for no password. One reply is
+written at a time; others wait in line. Messages are neither written down nor logged; what the LLM has read of the last
+ones stays in memory for the next turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import ipaddress
+import os
 import socket
 import sys
+import threading
+import webbrowser
 from typing import Any
 
 from ilm_lib.arguments import BadArgument, whole
@@ -34,19 +38,16 @@ def add_arguments(commands: Any) -> None:
     parser.add_argument("--port", type=whole(65535, 0), default=8000, help="0: a free one (default: 8000)")
     parser.add_argument("--waiting", type=whole(1000, 0), default=8, metavar="N",
                         help="requests that may wait in line; more are told to try again (default: 8)")  # fmt: skip
+    parser.add_argument("--open", action="store_true", help="open the page in a browser, where there is a display")
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command with its arguments until it is stopped. Raises Refusal."""
-    try:
-        import uvicorn
+    need_packages()
+    import uvicorn
 
-        from ilm_lib.talk.server import Endpoint
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
-            raise
-        says = f"serve needs the package {error.name}: pip install '.[serve]', or starlette and uvicorn"
-        raise NotInstalled(says) from None
+    from ilm_lib.talk.server import Endpoint
+
     with listening(args.host, args.port) as bound:
         host, port = bound.getsockname()[:2]
         ilm, name = load(args), args.model.resolve().name
@@ -64,12 +65,36 @@ def run(args: argparse.Namespace) -> None:
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=TO_END,
         )
+        here = "127.0.0.1" if host in ("0.0.0.0", "::") else shown  # noqa: S104  compared, not bound
+        page = f"http://{here}:{port}/"
         print(f"{name} answers at http://{shown}:{port}/v1; Ctrl-C stops it", flush=True)
+        print(f"▶ talk to it in a browser: {page}", flush=True)
+        if args.open and has_display():  # it listens already; what a browser takes to start is not waited for
+            threading.Thread(target=webbrowser.open, args=(page,), daemon=True).start()
         try:
             uvicorn.Server(config).run(sockets=[bound])
         except KeyboardInterrupt:  # it has ended what it was at
             pass
     print("stopped")
+
+
+def need_packages() -> None:
+    """Raises NotInstalled where what serves is missing."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+            raise
+        says = f"serve needs the package {error.name}: pip install '.[serve]', or starlette and uvicorn"
+        raise NotInstalled(says) from None
+
+
+def has_display() -> bool:
+    """Whether a browser with a window can be opened here; one of a terminal would take this one's place."""
+    if os.environ.get("SSH_CONNECTION"):
+        return False
+    return sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 def listening(host: str, port: int) -> socket.socket:

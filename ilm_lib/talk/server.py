@@ -21,11 +21,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ilm_lib.errors import Refusal
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.prompts import Item, Prompt
-from ilm_lib.model.recommend import Recommendation
 from ilm_lib.model.refusals import TooLong, UnknownName
+from ilm_lib.talk import web
+from ilm_lib.talk.cards import Cards
 from ilm_lib.talk.line import Busy, Line, Place
 from ilm_lib.talk.marks import Marks
-from ilm_lib.talk.protocol import MAX_BODY, Answer, Asked, Json, ProtocolError, as_json, event, read_request
+from ilm_lib.talk.protocol import (
+    MAX_BODY,
+    Answer,
+    Asked,
+    Json,
+    ProtocolError,
+    as_json,
+    event,
+    read_request,
+    read_search,
+)
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -34,10 +45,11 @@ TOO_MUCH = 1 << 24  # bytes of a body that are let pass: who is cut off while se
 
 
 class Begun(NamedTuple):
-    """What is known before the first word of a reply."""
+    """What is known before the first word of a reply, as `Answer` has it."""
 
-    recommended: list[Recommendation]
-    named: list[Item]
+    recommended: list[Json]
+    named: list[Json]
+    heard: list[str | Json]
     tokens: int
 
 
@@ -59,7 +71,7 @@ class Endpoint:
 
     def __init__(self, ilm: ILM, name: str, k: int = 3, waiting: int = 8):
         self.ilm, self.name, self.k = ilm, name, k
-        self.marks = Marks(ilm.names())
+        self.marks, self.cards = Marks(ilm.names()), Cards(ilm.names())
         self.line, self.since = Line(waiting), int(time.time())
 
     def app(self, hosts: frozenset[str] | None = None) -> ASGIApp:
@@ -76,7 +88,9 @@ class Endpoint:
             await self.line.close()
 
         routes = [
+            *web.routes(),
             Route("/health", self.health),
+            Route("/v1/items", self.items),
             Route("/v1/models", self.models),
             Route("/v1/models/{name:path}", self.one_model),
             Route("/v1/chat/completions", self.complete, methods=["POST"]),
@@ -102,6 +116,12 @@ class Endpoint:
             raise ProtocolError(says, status=404, param="model", code="model_not_found")
         return answered(self._model())
 
+    async def items(self, request: Request) -> Response:
+        """`GET /v1/items?query=toy&limit=8`: items by their titles; without a query the best known."""
+        query, limit = read_search(request.query_params)
+        found = lambda: [self.cards.card(item) for item in self.cards.search(query, limit)]
+        return answered({"object": "list", "data": await asyncio.to_thread(found)})
+
     async def complete(self, request: Request) -> Response:
         """`POST /v1/chat/completions`."""
         asked = read_request(await body_of(request), self.name, self.k, self.marks)
@@ -114,11 +134,7 @@ class Endpoint:
         try:
             begun = await while_there(request, anext(place))
             assert isinstance(begun, Begun)
-            named = [{"id": self.ilm.id(item), "title": self.ilm.title(item)} for item in begun.named]
-            found = [
-                {"id": one.id, "title": one.title, "log_probability": one.log_probability} for one in begun.recommended
-            ]
-            answer = Answer(self.name, found, named, begun.tokens)
+            answer = Answer(self.name, *begun)
             if asked.stream:
                 return Stream(self._events(asked, answer, place), place)
             await while_there(request, self._whole(asked, answer, place))
@@ -135,14 +151,29 @@ class Endpoint:
     def _replied(self, asked: Asked) -> Iterator[Begun | str | Item | Told]:
         """The reply, in the thread that has the model."""
         try:
-            reply = self.ilm.chat(asked.messages, asked.k, seen=asked.seen)
+            seen, rejected = self._items(asked.seen, "ilm.seen"), self._items(asked.rejected, "ilm.rejected")
+            how = {"tokens": asked.tokens, "writes": asked.writes}
+            reply = self.ilm.chat(asked.messages, asked.k, seen=seen, rejected=rejected, **how)
             parts = [part for turn in reply.understood for part in turn["content"]]
+            card, last = self.cards.card, reply.understood[-1]["content"]
             named = dict.fromkeys(part for part in parts if isinstance(part, Item))
-            yield Begun(reply.recommended, [*named], self._length(parts))
+            yield Begun(
+                [card(one.item) | {"log_probability": one.log_probability} for one in reply.recommended],
+                [{"id": self.ilm.id(item), "title": self.ilm.title(item)} for item in named],
+                [card(part) if isinstance(part, Item) else str(part) for part in last],
+                self._length(parts),
+            )
             yield from reply
             yield Told(self._length([reply.text]))
         finally:
             self.ilm.prompts.text_ids.cache_clear()  # what somebody said is not kept
+
+    def _items(self, names: list[str], field: str) -> list[Item]:
+        """The items of a field of the request."""
+        try:
+            return [self.ilm.item(name) for name in names]
+        except UnknownName as error:
+            raise ProtocolError(str(error), param=field) from None
 
     def _length(self, prompt: Prompt) -> int:
         """Tokens of texts and items, without any that stands before every prompt."""
@@ -212,7 +243,7 @@ FAILED = "the server failed; its log says how"
 
 
 def answered(value: Json, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(as_json(value), status, headers, "application/json")
+    return Response(as_json(value), status, web.UNSNIFFED | (headers or {}), "application/json")
 
 
 def told(error: ProtocolError) -> Response:
@@ -222,13 +253,13 @@ def told(error: ProtocolError) -> Response:
 
 def as_told(error: Exception) -> ProtocolError:
     """What a client is told where a reply fails. A fault of ours is logged with its traceback."""
+    if isinstance(error, ProtocolError):
+        return error
     if not isinstance(error, Refusal):
         log.error("a reply failed", exc_info=error)
         return ProtocolError(FAILED, status=500, code="internal_error")
-    param = "ilm.seen" if isinstance(error, UnknownName) else "messages"
-    return ProtocolError(
-        str(error), param=param, code="context_length_exceeded" if isinstance(error, TooLong) else None
-    )
+    code = "context_length_exceeded" if isinstance(error, TooLong) else None
+    return ProtocolError(str(error), param="messages", code=code)
 
 
 async def wrong(request: Request, error: ProtocolError) -> Response:
@@ -236,7 +267,7 @@ async def wrong(request: Request, error: ProtocolError) -> Response:
 
 
 async def not_found(request: Request, error: HTTPException) -> Response:
-    known = "GET /v1/models, POST /v1/chat/completions and GET /health are"
+    known = "POST /v1/chat/completions, GET /v1/models, /v1/items, /health and the page at / are"
     says = f"{request.method} {request.url.path[:80]} is not here; {known}"
     return told(ProtocolError(says, status=error.status_code, code="unknown_url", headers=error.headers))
 
