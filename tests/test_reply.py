@@ -165,10 +165,25 @@ def test_what_is_read_once_is_written_as_if_read_anew(new_talker, llm, encoder, 
 
 def test_of_a_long_conversation_the_last_turns_that_fit_are_read(talker):
     turns = talker.chat(said(*["a western or Film 3, a comedy"] * 41)).understood
-    length = lambda some: len(talker.prompts.encode([p for t in some for p in t["content"]])[0]) + 16 * len(some)
+    shown = talker.head.prompt
+    own = lambda some: [part for turn in some for part in shown.shows(turn["content"], talker.catalogue.spoken)]
+    length = lambda some: len(talker.prompts.encode(own(some))[0]) + 16 * len(some)
     fits = [start for start in range(len(turns)) if length(turns[start:]) < 512 - 256]
-    assert 1 < fits[0] < 40 and list(_that_fit(talker, turns)) == turns[fits[0] :]
-    assert list(_that_fit(talker, turns[-2:])) == turns[-2:]
+    assert 1 < fits[0] < 40 and list(_that_fit(talker, shown, turns)) == turns[fits[0] :]
+    assert list(_that_fit(talker, shown, turns[-2:])) == turns[-2:]
+
+
+def test_long_titles_leave_room_for_fewer_turns(talker):
+    """A title stands in the prompt beside an item's tokens: it takes room, and no turn is too long for the LLM."""
+    long = [f"Film {row} {'of the very long title ' * 12}" for row in range(ITEMS)]
+    told = ILM(talker.llm, talker.tokenizer, talker.encoder, talker.cf, ITEMS, replace(talker.catalogue, titles=long),
+               "slot", FOLD, talker.head).eval()  # fmt: skip
+    messages = []
+    for turn in range(3):
+        messages.append({"role": "user", "content": ["Something like ", Item(turn)]})
+        reply = told.chat(messages, k=2)
+        messages.append({"role": "assistant", "content": reply.content})
+        assert len(reply.recommended) == 2 and reply.text
 
 
 def test_a_reply_ends_where_the_llm_can_read_no_more(talker):

@@ -113,7 +113,7 @@ class DialoguePrompt:
                 messages[-1][1].append("\n")
             else:
                 messages.append((role, []))
-            messages[-1][1].extend([*asked, *self._shown(content, titles)])
+            messages[-1][1].extend([*asked, *self.shows(content, titles)])
         own = messages.pop()[1] if messages[-1][0] == "assistant" else []  # what it has said so far in its turn
         if told:  # what it says in the last one asks for nothing
             own = own[: max(place for place, segment in enumerate(own) if isinstance(segment, User)) + 1]
@@ -138,7 +138,8 @@ class DialoguePrompt:
             first += len(found[-1].named)
         return found
 
-    def _shown(self, content: Content, titles: Sequence[str]) -> list[str | Item]:
+    def shows(self, content: Content, titles: Sequence[str]) -> list[str | Item]:
+        """What stands in a prompt of a turn's content; `titles` as in `render`."""
         shown: list[str | Item] = []
         for segment in content:
             if isinstance(segment, Item):

@@ -114,7 +114,7 @@ def chat(
     if unwanted.issuperset(named) and not _tells(turns):
         asked = sum(turn["role"] == "assistant" for turn in turns)
         return Reply([], turns, iter([ASKS[asked % len(ASKS)]]), titles)
-    query = _query(ilm, shown, _that_fit(ilm, turns), unwanted)
+    query = _query(ilm, shown, _that_fit(ilm, shown, turns), unwanted)
     rows, found = top_items(query, *ilm.table(), k, [[*named, *known, *unwanted]])
     best = recommended(ilm.names(), rows[0].tolist(), found[0].tolist())
     if not best:
@@ -148,11 +148,12 @@ def _query(ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], rejected: 
     return place_queries(ilm, [asked], held=True)[-1:]
 
 
-def _that_fit(ilm: ILM, turns: Sequence[Message], room: int = 256) -> Sequence[Message]:
+def _that_fit(ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], room: int = 256) -> Sequence[Message]:
     """The last turns that the LLM can read with `room` tokens beside them, of a last one that is too long the end."""
     context = context_length(ilm.llm)
     most = context - min(room, context // 2)
-    length = lambda turns: len(ilm.prompts.encode([p for t in turns for p in t["content"]])[0]) + 16 * len(turns)
+    said = lambda turns: [part for turn in turns for part in shown.shows(turn["content"], ilm.names().spoken)]
+    length = lambda turns: len(ilm.prompts.encode(said(turns))[0]) + 16 * len(turns)
     start = len(turns)
     while start and length(turns[start - 1 :]) < most:  # from the end: what does not fit is read once, not every time
         start -= 1
@@ -228,7 +229,7 @@ def _to_write(ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], items: 
         text = readable(name.texts[item.row]) if name.texts else ""
         told += ["\n", *[name.spoken[item.row]] * (not shown.titles), item]
         told += [f": {' '.join(text.split()[:FACTS])}"] * bool(text)
-    spoken = [turn for turn in _that_fit(ilm, turns, 512) if turn["role"] != "system"]
+    spoken = [turn for turn in _that_fit(ilm, shown, turns, 512) if turn["role"] != "system"]
     if template.takes_notes:
         spoken.append({"role": "system", "content": told})
     else:
