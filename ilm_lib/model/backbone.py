@@ -58,7 +58,7 @@ def attention_implementation() -> str:
 
 
 def attend_fused(llm: PreTrainedModel) -> None:
-    """Switch to PyTorch's fused attention, on a CPU too, where the model can: to read alone, or to learn of long prompts.
+    """Switch to PyTorch's fused attention, on a CPU too, where the model can: to read, or to learn of long prompts.
 
     Forward and backward through SmolLM2 it is 1.2 times as fast at 400 tokens, 2.4 times at 800.
     """
