@@ -36,6 +36,7 @@ MODULES = {
     "opq": "serving",
     "r": "head",
     "st": "frozen",
+    "u": "chat",
 }
 COLUMNS = ["case", "ours", "theirs", "unit", "ratio", "target", "device", "commit"]
 

@@ -6,7 +6,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from ilm_lib import Item, User
-from ilm_lib.model.chat import ChatTemplate
+from ilm_lib.model.chat import ChatTemplate, chat_template
 from ilm_lib.model.prompts import PromptEncoder, Special
 from ilm_lib.model.refusals import WrongKind, WrongValue
 
@@ -223,3 +223,11 @@ def test_a_model_answers_turns(new_ilm, monkeypatch):
     assert torch.equal(batch.input_ids, ids)
     with torch.no_grad():
         assert torch.equal(ilm(batch).logits, ilm.llm(input_ids=ids, attention_mask=torch.ones_like(ids)).logits)
+
+
+def test_a_template_is_made_once_and_again_where_it_changes(tokenizer, monkeypatch):
+    first = chat_template(tokenizer, "Be kind.")
+    assert chat_template(tokenizer, "Be kind.") is first and chat_template(tokenizer) is not first
+    monkeypatch.setattr(tokenizer, "chat_template", "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}")
+    changed = chat_template(tokenizer, "Be kind.")
+    assert changed is not first and changed.prompt([{"role": "user", "content": "Hi"}])[0] == "Be kind."

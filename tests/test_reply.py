@@ -10,10 +10,11 @@ from conftest import FOLD, ITEMS
 from ilm_lib import ILM, Item, User
 from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.model.chat import ChatTemplate
+from ilm_lib.model.dialogue import DialoguePrompt
 from ilm_lib.model.pen import Pen, small_letters
 from ilm_lib.model.recommend import place_queries
 from ilm_lib.model.refusals import OutOfRange, Refusal, UnknownName, WrongKind, WrongValue
-from ilm_lib.model.reply import _that_fit, own_words
+from ilm_lib.model.reply import _that_fit, _to_write, own_words
 from ilm_lib.model.scoring import top_items
 
 PLAIN = {"side": None, "system": "You help."}
@@ -128,6 +129,32 @@ def test_an_llm_that_was_not_taught_to_answer_leaves_it_to_the_items_own_words(t
     assert reply.text == f"How about {first}: {ends}\nOr {second}: {ends}"
     assert own_words("Heat. " + "Crime. " * 50, "Heat") == "Crime. " * 39 + "Crime."
     assert own_words("Heat.", "Heat") == own_words("", "Heat") == ""
+
+
+NO_NOTES = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('system comes first') }}"
+    "{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [None, NO_NOTES.replace("raise_exception", "''.format"), NO_NOTES])
+@pytest.mark.parametrize("shown", [DialoguePrompt(), DialoguePrompt(tokens=False), DialoguePrompt(titles=False)])
+def test_what_is_known_of_the_items_comes_after_the_dialogue(talker, template, shown):
+    """So that the next prompt begins as this one; each title stands there once."""
+    tokenizer = copy.deepcopy(talker.tokenizer)
+    tokenizer.chat_template = template
+    names = replace(talker.catalogue, texts=[f"{title}. It ends badly." for title in talker.catalogue.titles])
+    ilm = ILM(talker.llm, tokenizer, talker.encoder, talker.cf, ITEMS, names, "slot", FOLD, talker.head).eval()
+    turns = ilm.chat(said("Something like Film 3", "How about Film 4?", "Funnier, please"), writes=False).understood
+    prompt = _to_write(ilm, shown, turns, [Item(7), Item(8)])
+    words = "".join(f"<{part.row}>" if isinstance(part, Item) else part for part in prompt)
+    slot = lambda row: f"<{row}>" * shown.tokens
+    told = "".join(f"\nFilm {row}{slot(row)}: Film {row}. It ends badly." for row in (7, 8))
+    before, role = words.split("To recommend:" + told)[0], "\n\n" if template == NO_NOTES else "\nsystem: "
+    assert (
+        words.count(told) == 1 and before.endswith(f"Funnier, please{role}") and words.rstrip().endswith("assistant:")
+    )
+    assert not any(isinstance(part, User) for part in prompt)
 
 
 def test_what_the_llm_writes_names_nothing(talker):

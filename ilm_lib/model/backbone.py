@@ -178,6 +178,20 @@ def layer_states(llm: PreTrainedModel, every_layer: bool = False, **inputs: Any)
     return [*(out.hidden_states[:-1] if every_layer else ()), *states]
 
 
+def last_logits(llm: PreTrainedModel, **inputs: Any) -> Tensor:
+    """(V,) float32 logits of what comes after the last place of one prompt; `inputs` as in `layer_states`."""
+
+    def leave_out(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # Copied: PyTorch folds no slice of a longer tensor, and would lay out frozen weights anew for it each time.
+        return (args[0][:, -1:].clone(memory_format=torch.contiguous_format), *args[1:])
+
+    hook = llm.get_output_embeddings().register_forward_pre_hook(leave_out)
+    try:
+        return llm(**inputs).logits[0, -1].float()
+    finally:
+        hook.remove()
+
+
 def freeze(model: nn.Module) -> nn.Module:
     """No gradients for the weights, no dropout; gradients still flow through to the inputs."""
     return model.requires_grad_(False).eval()

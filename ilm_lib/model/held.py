@@ -142,7 +142,7 @@ class Readings:
 
     def put(self, reading: Reading) -> None:
         """Hold what a fresh read would read in the same way; the oldest readings go where there is no room."""
-        if not reading.whole:
+        if not reading.whole or not reading.goes_back:
             return
         reading.back_to(reading.whole)
         with self._lock:
@@ -185,7 +185,7 @@ def held_states(ilm: ILM, batch: Batch, guests: Tensor | None, *, every_layer: b
     slots = batch.slot_read.tolist()
     forward = partial(layer_states, ilm.llm, every_layer)
     for part, layers in reading.read_pieces(forward, places, batch.position_ids, embeddings, end):
-        states = torch.cat([state[0] for state in layers], -1)  # (n, K H)
+        states = torch.cat([state[0].to(layers[-1]) for state in layers], -1)  # (n, K H)
         reading.states.update({at: states[at - part.start] for at in slots if part.start <= at < part.stop})
     found = torch.stack([reading.states[at] for at in slots])
     ilm.readings.put(reading)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from ilm_lib.model.backbone import last_logits
 from ilm_lib.model.chat import chat_template
 from ilm_lib.model.held import Reading, common, places_of
 from ilm_lib.model.prompts import Prompt
@@ -33,7 +33,7 @@ class Pen:
 
     def __init__(self, ilm: ILM):
         self.ilm, self.template = ilm, chat_template(ilm.tokenizer)
-        self.forward = partial(ilm.llm, logits_to_keep=1)
+        self.forward = partial(last_logits, ilm.llm)
         self.reading: Reading | None = None
         self.allowed = small_letters(ilm.tokenizer).to(ilm.device).clone()
         self.allowed[self.template.stops] = True
@@ -68,7 +68,7 @@ class Pen:
             position += 1
             ids, at = torch.tensor([[[token]], [[position]]], device=logits.device)
             assert self.reading is not None, "it was closed"
-            logits = last_logits(self.reading.read(self.forward, [(token, -1)], at, input_ids=ids))
+            logits = self.reading.read(self.forward, [(token, -1)], at, input_ids=ids)
         yield "."
 
     def _read(self, prompt: Prompt) -> tuple[Tensor, int]:
@@ -78,17 +78,12 @@ class Pen:
         if self.reading is None:
             end = self.template.end
             self.reading = self.ilm.readings.take(self.ilm, "writing", places, end)
-            *_, (_, out) = self.reading.read_pieces(self.forward, places, positions, embeddings, end)
+            *_, (_, logits) = self.reading.read_pieces(self.forward, places, positions, embeddings, end)
         else:
             self.reading.back_to(min(common(self.reading.places, places), len(places) - 1))
             new = slice(len(self.reading.places), None)
-            out = self.reading.read(self.forward, places[new], positions[:, new], inputs_embeds=embeddings[:, new])
-        return last_logits(out), int(positions[0, -1])
-
-
-def last_logits(out: CausalLMOutputWithPast) -> Tensor:
-    """(V,) of what comes next."""
-    return out.logits[0, -1].float()
+            logits = self.reading.read(self.forward, places[new], positions[:, new], inputs_embeds=embeddings[:, new])
+        return logits, int(positions[0, -1])
 
 
 @lru_cache(4)

@@ -29,6 +29,7 @@ CASES = {
     "r": ("training step of the read-out, Beauty", "Train the read-out on Beauty"),
     "s": ("training through SmolLM2-135M", "Train through the frozen SmolLM2"),
     "t": ("writing 64 answers with SmolLM2-135M", "Write 64 answers with SmolLM2"),
+    "u": ("a reply in turn 10", "Begin a reply in the tenth turn of a conversation"),
 }
 
 
