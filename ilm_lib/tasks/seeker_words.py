@@ -52,3 +52,34 @@ SPARE = {
     ACCEPT: ("{film}!",),
     NOTHING: ("Others?", "Next!"),
 }
+#: How an LLM is shown to say a fact of a kind: as it is told, and in other words.
+SHOTS = {
+    "genre": (
+        ("a comedy film", "Tonight I feel like a comedy."),
+        ("a western film", "Is there a good western I could watch?"),
+        ("a musical film", "I would love to see a musical."),
+        ("an adventure film", "Could you find an adventure for me?"),
+    ),
+    "tag": (
+        ("something along the lines of time travel", "I would love some time travel in it."),
+        ("something along the lines of sad ending", "Is there one with a sad ending?"),
+        ("something along the lines of road trip", "A road trip would be lovely."),
+        ("something along the lines of based on a play", "Could it be based on a play?"),
+    ),
+    "plot": (
+        ("two brothers inherit an old ship", "Do you know the one where two brothers inherit an old ship?"),
+        ("a teacher hides a secret from his pupils", "I like it when a teacher hides a secret from his pupils."),
+        ("has lost her memory after an accident", "I want to see someone who has lost her memory after an accident."),
+        ("in a village far from the war", "It should happen in a village far from the war."),
+    ),
+    "decade": (
+        ("something from the sixties", "I love what they made in the sixties."),
+        ("something from the thirties", "Could it be from the thirties?"),
+        ("something from the eighties", "A film of the eighties would be great."),
+    ),
+}
+#: Words of these that belong to their facts: where they stand in a sentence about another fact, they were copied.
+OF_SHOTS = (
+    "comedy western musical adventure time travel sad ending road trip play brothers inherit ship teacher secret "
+    "pupils memory accident village war"
+)

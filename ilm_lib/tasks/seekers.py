@@ -113,7 +113,8 @@ class TemplateSeeker:
 
     def __init__(self, wish: Wish, facts: Sequence[Facts], films: Sequence[Film], seed: int = 0):
         self.wish, self.facts, self.films = wish, facts, films
-        self.rng = np.random.default_rng([seed, wish.goal])
+        # Not of the goal alone: who looks for the same film would say the same, and a film be known by how one speaks.
+        self.rng = np.random.default_rng([seed, wish.goal, *wish.liked])
         goal = facts[wish.goal]
         facts_of_kind = lambda kind, cores: [Fact(kind, core, self._told(kind, core)) for core in cores if core]
         genres = self._mixed(facts_of_kind("genre", goal.genres))
