@@ -7,7 +7,7 @@ Each seeker looks for the last film that its user rated (`tasks/seekers.py`). An
 both cases; nobody's last film is in the factors. Rows go to reports/redial/seekers.csv, in the form of all results:
 success@t is the share of seekers who have their film after t turns of recommendations, R@10@t the share whose film is
 among the first ten before turn t, had it not been shown. What was said is checked, and the two simulators compared, in
-seekers_checks.csv (`tasks/controls.py`).
+seekers_checks.csv (`tasks/controls.py`); what seekers do stands beside what people do in iard.csv (`bench/acts.py`).
 
 Expected, written before the first run: popularity .02 after five turns, films alone .06, words alone .25, both .30;
 with the words of another seeker no more than films alone. How well known a film is was counted by the teachers' wishes
@@ -23,16 +23,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from sentence_transformers import SentenceTransformer
 
+from bench.acts import acted, acts_table, rows_of_acts
 from bench.redial import DROPOUT, TRAINING, markdown, measured, rows_of
 from ilm_lib.arguments import whole
 from ilm_lib.baselines.cf import fit_cf
 from ilm_lib.baselines.dialogue import Films, WordsAndFilms, film_counts, train_words_and_films, unit
 from ilm_lib.data.conversations import TAGS, FilmCatalogue, Turn, read_catalogue, read_tags
+from ilm_lib.data.iard import IARD, read_iard
 from ilm_lib.metrics import embed_sentences, sentence_encoder
 from ilm_lib.profiles import ROOT
 from ilm_lib.tasks.controls import TOLD, Scores, agreement, checks, ranks_by_turn
@@ -41,7 +44,7 @@ from ilm_lib.tasks.seekers import Conversation, Wish
 from ilm_lib.tasks.seekers_hf import Rewording
 from ilm_lib.tasks.simulated import SeekerWorld, Told
 
-RESULTS, CHECKS = (ROOT / "reports" / "redial" / name for name in ("seekers.csv", "seekers_checks.csv"))
+RESULTS, CHECKS, ACTS = (ROOT / "reports" / "redial" / f"{n}.csv" for n in ("seekers", "seekers_checks", "iard"))
 ANSWERS = ROOT / "runs" / "seekers" / "answers.jsonl"
 TEACH, ASK, TURNS, SHOWN = 1000, 400, 5, 3
 LEARNING = TRAINING.model_copy(update={"steps": 400})  # about as many passes as there
@@ -60,6 +63,15 @@ OPTIONS = {
     "--ask": dict(type=whole(ASK), default=ASK, metavar="N", help="seekers in an LLM's words (%(default)s)"),
 }
 Scored = dict[tuple[str, str], Scores]  # by method and what it is told
+
+
+class Asked(NamedTuple):
+    """Rows of seekers.csv, seekers_checks.csv and iard.csv; by method who has its film after the last turn, (S,)."""
+
+    rows: list[dict]
+    checked: list[dict]
+    acts: list[dict]
+    found: dict[str, np.ndarray]
 
 
 class World:
@@ -131,23 +143,24 @@ def scorers(world: World, seed: int) -> Scored:
     return made | {("Words and films", told): reader(model, keep, show) for told, show in TOLD.items()}
 
 
-def asked(
-    task: str, world: SeekerWorld, wishes: Sequence[Wish], scored: Scored, seed: int
-) -> tuple[list[dict], list[dict], dict[str, np.ndarray]]:
-    """Rows of seekers.csv and seekers_checks.csv, and who has its film after the last turn, by method and what it is
-    told."""
-    rows, talks, last = [], [], {}
+def asked(task: str, world: SeekerWorld, wishes: Sequence[Wish], scored: Scored, seed: int) -> Asked:
+    """What all methods find for seekers, and what these said and did."""
+    talks: list[Conversation] = []
+    out = Asked([], [], [], {})
     for (method, told), scores in scored.items():
         ranks, found, held = ranks_by_turn(world, wishes, scores, seed, turns=TURNS, shown=SHOWN)
         print(seed, task, method, told, *found.mean(0).round(3), flush=True)
         values = {metric: found[:, turn] for turn, metric in enumerate(METRICS)}
         values |= {metric: ranks[:, turn] <= 10 for turn, metric in enumerate(RANKED)}
         variant = {"variant": f"told={told}" if told else ""}
-        rows += [row | variant for row in rows_of("MovieLens", task, "excluded", method, seed, values)]
+        out.rows.extend(row | variant for row in rows_of("MovieLens", task, "excluded", method, seed, values))
+        out.found[f"{method}, {told}" if told else method] = found[:, -1]
         talks += held
-        last[f"{method}, {told}" if told else method] = found[:, -1]
-    values = checks(talks, world.facts, [*wishes] * len(scored), SHOWN)
-    return rows, [_check(task, seed, name, value, len(talks)) for name, value in values.items()], last
+        if (method, told) == ("Words and films", ""):
+            out.acts.extend(rows_of_acts(task, acted(held, found, wishes, world.films)))
+    said = checks(talks, world.facts, [*wishes] * len(scored), SHOWN)
+    out.checked.extend(_check(task, seed, name, value, len(talks)) for name, value in said.items())
+    return out
 
 
 def _check(task: str, seed: int, measure: str, value: float, n: int) -> dict:
@@ -155,26 +168,27 @@ def _check(task: str, seed: int, measure: str, value: float, n: int) -> dict:
 
 
 def measure(root: Path, seeds: Sequence[int], llm: str | None = None, ask: int = ASK) -> pd.DataFrame:
-    """Rows of seekers.csv; those of seekers_checks.csv are written."""
+    """Rows of seekers.csv; those of the other two files are written."""
     world = World(read_catalogue(root), read_tags(root / TAGS), sentence_encoder())
+    acts = rows_of_acts("people", read_iard(root / IARD))
     genres = {genre for facts in world.seekers.facts for genre in facts.genres}
     rows: list[dict] = []
     checked: list[dict] = []
     for seed in seeds:
         scored = scorers(world, seed)
-        found, said, by_rules = asked(RULES, world.seekers, world.ask, scored, seed)
-        rows, checked = rows + found, checked + said
-        if llm is None:
-            continue
-        words = Rewording(llm, ANSWERS, seed=seed, foreign=sorted(genres))
-        found, said, by_llm = asked(LLM, replace(world.seekers, speech=words), world.ask[:ask], scored, seed)
-        rows, checked = rows + found, checked + said
-        n = sum(words.said.values())
-        checked += [_check(LLM, seed, f"said: {how}", count / n, n) for how, count in words.said.most_common()]
-        same = agreement({name: each[:ask] for name, each in by_rules.items()}, by_llm)
-        checked += [_check("both", seed, name, value, ask) for name, value in same.items()]
+        both = [asked(RULES, world.seekers, world.ask, scored, seed)]
+        if llm is not None:
+            words = Rewording(llm, ANSWERS, seed=seed, foreign=sorted(genres))
+            both.append(asked(LLM, replace(world.seekers, speech=words), world.ask[:ask], scored, seed))
+            n = sum(words.said.values())
+            both[1].checked.extend(_check(LLM, seed, f"said: {how}", k / n, n) for how, k in words.said.most_common())
+            same = agreement({name: each[:ask] for name, each in both[0].found.items()}, both[1].found)
+            both[1].checked.extend(_check("both", seed, name, value, ask) for name, value in same.items())
+        for one in both:
+            rows, checked, acts = rows + one.rows, checked + one.checked, acts + one.acts
     CHECKS.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(checked).to_csv(CHECKS, index=False)
+    pd.DataFrame(acts).to_csv(ACTS, index=False)
     return pd.DataFrame(rows)
 
 
@@ -203,7 +217,7 @@ def main(arguments: list[str] | None = None) -> None:
     results = measured("seekers", __doc__, measure, RESULTS, arguments, OPTIONS)
     for task in dict.fromkeys(results["task"]):
         print(f"\n{task}", table(results, task), table(results, task, RANKED), control_table(results, task), sep="\n\n")
-    print("", check_table(pd.read_csv(CHECKS, keep_default_na=False)), sep="\n")
+    print("", check_table(pd.read_csv(CHECKS)), "", acts_table(pd.read_csv(ACTS)), sep="\n")
 
 
 if __name__ == "__main__":
