@@ -12,8 +12,9 @@ with the words of another dialogue no more than films alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -132,17 +133,24 @@ def table(results: pd.DataFrame, protocol: str = "strict") -> str:
 
 
 def measured(
-    module: str, says: str | None, measure: Callable[[Path, Sequence[int]], pd.DataFrame], path: Path,
-    arguments: list[str] | None,
+    module: str, says: str | None, measure: Callable[..., pd.DataFrame], path: Path, arguments: list[str] | None,
+    options: Mapping[str, dict[str, Any]] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """What a bench finds for the seeds of its arguments, written to a file.
+
+    Args:
+        measure: of the data folder, the seeds and, by name, what `options` gives.
+        options: further arguments, as `add_argument` takes them.
 
     SystemExit with one line where the data or the arguments cannot be used.
     """
     parser = Parser(prog=f"python -m bench.{module}", description=says)
     parser.add_argument("seeds", nargs="+", type=whole(MOST, 0), metavar="SEED")
+    for name, settings in (options or {}).items():
+        parser.add_argument(name, **settings)
     try:
-        results = measure(data_dir(), parser.parse_args(arguments).seeds)
+        given = vars(parser.parse_args(arguments))
+        results = measure(data_dir(), given.pop("seeds"), **given)
     except Refusal as error:
         raise SystemExit(f"✗ {error}") from None
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from bench import redial, seekers
+from bench.acts import acts_table
 from ilm_lib.baselines.bm25 import BM25
 from ilm_lib.baselines.dialogue import Films, WordsAndFilms, film_counts, named_likeness, train_words_and_films, unit
 from ilm_lib.data.conversations import Dialogue, Film, Turn
@@ -164,7 +165,17 @@ def test_the_page_shows_the_numbers_that_were_written():
     assert redial.table(written) in page and redial.table(written, "usual") in page
     simulated = pd.read_csv(seekers.RESULTS, keep_default_na=False)
     assert set(simulated["method"]) == set(seekers.METHODS) and seekers.table(simulated) in page
-    success = simulated.set_index(["method", "metric"])["value"]
-    for method in seekers.METHODS:
-        by_turn = [success[method, f"success@{turn}"] for turn in range(1, seekers.TURNS + 1)]
+    assert {row["task"] for _, row in simulated.iterrows()} <= {seekers.RULES, seekers.LLM}
+    for task in dict.fromkeys(simulated["task"]):
+        assert seekers.table(simulated, task) in page and seekers.control_table(simulated, task) in page
+    success = simulated.set_index(["task", "method", "variant", "metric"])["value"]
+    for about in dict.fromkeys((task, method, variant) for task, method, variant, _ in success.index):
+        by_turn = [success[(*about, f"success@{turn}")] for turn in range(1, seekers.TURNS + 1)]
         assert by_turn == sorted(by_turn), "what was found stays found"
+    checked = pd.read_csv(seekers.CHECKS).groupby(["task", "measure"])["value"]
+    for task in dict.fromkeys(simulated["task"]):
+        assert (
+            checked.max()[task, "leaks"] == 0 == checked.max()[task, "repeated"] and checked.min()[task, "valid"] == 1
+        )
+    acts = pd.read_csv(seekers.ACTS)
+    assert set(acts["who"]) == {"people", *simulated["task"]} and acts_table(acts) in page

@@ -2,10 +2,11 @@
 
 A seeker knows the film's genres, tags, decade and phrases of its plot, and has seen and liked others. It opens with
 what it is in the mood for, and answers each recommendation: accepts the film it looks for, says that it knows one, or
-what is wrong with one and right about its own. It never says the title, nor any word of it (`leaks`).
+what is wrong with one and right about its own. It never says the title, nor any word of it (`leaks`); films that it
+names stand there as films.
 
 `TemplateSeeker` speaks by rules, the same at equal seeds. Others may take its place: a `Conversation` asks no more than
-`opens` and `replies`.
+`opens` and `replies`. One of them has an LLM word what the rules decide (`seekers_hf`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,20 @@ import numpy as np
 
 from ilm_lib.data.conversations import Film, FilmCatalogue, Turn
 from ilm_lib.model.titles import names_of, words_of
+from ilm_lib.tasks.seeker_words import (
+    ACCEPT,
+    DECADES,
+    KNOWN,
+    LESS,
+    LIKED,
+    MORE,
+    NOT_THIS,
+    NOTHING,
+    OLDER,
+    OPENINGS,
+    SAID,
+    SPARE,
+)
 
 Content = tuple[str | Film, ...]
 
@@ -40,6 +55,14 @@ class Facts:
     def sayable(self) -> int:
         """How many things there are to say."""
         return len(self.genres) + len(self.tags) + len(self.phrases) + (self.decade != "")
+
+
+class Fact(NamedTuple):
+    """One thing to say of a film: what kind of thing, in a word or phrase, and as a part of a sentence."""
+
+    kind: str  # of `SAID`
+    core: str
+    said: str
 
 
 @dataclass(frozen=True)
@@ -74,39 +97,6 @@ class Seeker(Protocol):
         """The answer to the films of a turn, by row."""
 
 
-DECADES = {
-    1920: "silent era",
-    1930: "thirties",
-    1940: "forties",
-    1950: "fifties",
-    1960: "sixties",
-    1970: "seventies",
-    1980: "eighties",
-    1990: "nineties",
-    2000: "two thousands",
-    2010: "last decade",
-}
-OPENINGS = (
-    "Hi! I am looking for {fact}.",
-    "Hello, can you recommend {fact}?",
-    "I am in the mood for {fact} tonight.",
-    "What should I watch? I would like {fact}.",
-)
-LIKED = (
-    "I liked {film}.",
-    "I really enjoyed {film}.",
-    "Something like {film} would be great.",
-    "My favourite is {film}.",
-)
-KNOWN = ("I have seen {film} already.", "{film} I know.", "{film} was fine, but I have seen it.")
-NOT_THIS = ("{film} is not what I am after.", "No, not {film}.", "{film} is not for me tonight.")
-MORE = ("I would rather have {fact}.", "It should be {fact}.", "Do you know {fact}?", "I was thinking of {fact}.")
-LESS = ("{film} has too much {genre} for me.", "Less {genre} than {film}, please.")
-OLDER = ("{film} is too new. Do you have something from the {decade}?", "{film}, no, rather one from the {decade}.")
-ACCEPT = ("Yes, {film} is it, thank you!", "{film} sounds perfect.", "Great, I will watch {film}.")
-NOTHING = ("Do you have anything else?", "Something else, please.", "What else is there?")
-
-
 class TemplateSeeker:
     """A seeker that speaks by rules.
 
@@ -115,66 +105,94 @@ class TemplateSeeker:
         facts: of every film of the catalogue.
         films: the films as they stand in turns, by row.
         seed: of its choice of words and of the order in which it says what it knows.
+
+    Attributes:
+        unsaid: what it has not said yet, in the order in which it will.
+        acts: what each of its turns so far does, in the labels of IARD (`data/iard.py`).
     """
 
     def __init__(self, wish: Wish, facts: Sequence[Facts], films: Sequence[Film], seed: int = 0):
         self.wish, self.facts, self.films = wish, facts, films
-        self.rng = np.random.default_rng([seed, wish.goal])
+        # Not of the goal alone: who looks for the same film would say the same, and a film be known by how one speaks.
+        self.rng = np.random.default_rng([seed, wish.goal, *wish.liked])
         goal = facts[wish.goal]
-        genres = self._mixed([f"{'an' if genre[0] in 'AEIOU' else 'a'} {genre.lower()} film" for genre in goal.genres])
-        other = [f"something along the lines of {tag}" for tag in goal.tags]
-        other += [f"one whose story goes like this: {phrase}" for phrase in goal.phrases]
-        other += [f"something from the {goal.decade}"] * (goal.decade != "")
+        facts_of_kind = lambda kind, cores: [Fact(kind, core, self._told(kind, core)) for core in cores if core]
+        genres = self._mixed(facts_of_kind("genre", goal.genres))
+        other = facts_of_kind("tag", goal.tags) + facts_of_kind("plot", goal.phrases)
+        other += facts_of_kind("decade", [goal.decade])
         # A genre first, as people do; then the rest in any order.
         self.unsaid = [*genres[:1], *self._mixed([*other, *genres[1:]])]
+        self.acts: list[tuple[str, ...]] = []
         self.liked = list(wish.liked)
 
     def opens(self) -> Content:
         """What it is in the mood for, and most often a film that it liked."""
-        said = self._say(OPENINGS, fact=self._fact())
+        said, acts = self._asks(OPENINGS), ["IQU"]
         if self.liked and self.rng.random() < 0.8:
             said += (" ", *self._say(LIKED, film=self.films[self.liked.pop(0)]))
-        return _joined(said)
+            acts.append("PRO")
+        return self._turn(said, acts)
 
     def replies(self, recommended: Sequence[int]) -> Reply:
         """Accepts the film it looks for; else says what is wrong with the first one and one thing more of its own."""
         if self.wish.goal in recommended:
-            return Reply(_joined(self._say(ACCEPT, film=self.films[self.wish.goal])), True)
+            return Reply(self._turn(self._say(ACCEPT, film=self.films[self.wish.goal]), ["ACC"]), True)
         said: Content = ()
+        acts: list[str] = []
         if recommended:
-            said = (*self._critique(recommended[0]), " ")
+            act, critique = self._critique(recommended[0])
+            said, acts = (*critique, " "), [act]
         if self.unsaid:
-            said += self._say(MORE, fact=self._fact())
+            said, act = said + self._asks(MORE), "CRI-A"
         elif self.liked:
-            said += self._say(LIKED, film=self.films[self.liked.pop(0)])
+            said, act = said + self._say(LIKED, film=self.films[self.liked.pop(0)]), "PRO"
         else:
-            said += self._say(NOTHING)
-        return Reply(_joined(said), False)
+            said, act = said + self._say(NOTHING), "CON"
+        return Reply(self._turn(said, [*acts, act]), False)
 
-    def _critique(self, row: int) -> Content:
+    def _turn(self, said: Content, acts: Sequence[str]) -> Content:
+        self.acts.append(tuple(acts))
+        return _joined(said)
+
+    def _critique(self, row: int) -> tuple[str, Content]:
+        """What it does, and says, about a film that it does not look for."""
         film, goal, other = self.films[row], self.facts[self.wish.goal], self.facts[row]
         if row in self.wish.seen:
-            return self._say(KNOWN, film=film)
+            return "SEE", self._say(KNOWN, film=film)
         strange = [g.lower() for g in other.genres if g not in goal.genres and not leaks(g, goal.title)]
         if strange and self.rng.random() < 0.5:
-            return self._say(LESS, film=film, genre=self._one(strange))
+            return "CRI-F", self._say(LESS, film=film, genre=self._one(strange))
         if goal.decade and _later(other.decade, goal.decade) and self.rng.random() < 0.5:
-            return self._say(OLDER, film=film, decade=goal.decade)
-        return self._say(NOT_THIS, film=film)
+            return "CRI-F", self._say(OLDER, film=film, decade=goal.decade)
+        return "REJ", self._say(NOT_THIS, film=film)
 
-    def _fact(self) -> str:
-        return self.unsaid.pop(0) if self.unsaid else "something good"
+    def _asks(self, templates: Sequence[str]) -> Content:
+        """A sentence that says the next fact."""
+        return self._say(templates, fact=self.unsaid.pop(0).said if self.unsaid else "something good")
+
+    def _told(self, kind: str, core: str) -> str:
+        """A fact as a part of a sentence."""
+        core = core.lower() if kind == "genre" else core
+        said = [template.format(core) for template in SAID[kind]]
+        if core[:1] in "aeiou":
+            said = [text.replace("a " + core, "an " + core) for text in said]
+        title = self.facts[self.wish.goal].title
+        return next((text for text in said if not leaks(text, title)), core)
 
     def _say(self, templates: Sequence[str], **given: str | Film) -> Content:
-        """One of the templates, a film in its place as a film."""
-        head, mark, tail = self._one(templates).partition("{film}")
+        """One of the templates, a film in its place as a film; another one where it has a word of the title."""
+        title = self.facts[self.wish.goal].title
         words = {name: value for name, value in given.items() if isinstance(value, str)}
+        drawn = int(self.rng.integers(len(templates)))
+        others = (*templates[drawn:], *templates[:drawn], *SPARE[tuple(templates)])
+        chosen = next((t for t in others if not leaks(t.format(film="", **words), title)), others[-1])
+        head, mark, tail = chosen.partition("{film}")
         return (head.format(**words), given["film"], tail.format(**words)) if mark else (head.format(**words),)
 
     def _one(self, choices: Sequence[str]) -> str:
         return choices[self.rng.integers(len(choices))]
 
-    def _mixed(self, choices: Sequence[str]) -> list[str]:
+    def _mixed(self, choices: Sequence[Fact]) -> list[Fact]:
         return [choices[n] for n in self.rng.permutation(len(choices))]
 
 
@@ -192,6 +210,7 @@ def _facts(catalogue: FilmCatalogue, row: int, tags: Sequence[str]) -> Facts:
     title = frozenset(word.key for name, _ in names for word in words_of(name)) - SMALL
     clean = lambda texts: tuple(text for text in dict.fromkeys(texts) if text and not leaks(text, title))
     decade = "" if year is None else DECADES.get(min(max(year // 10 * 10, 1920), 2010), "")
+    decade = "" if leaks(decade, title) else decade
     genres = catalogue.genres[row].split(", ")
     return Facts(title, clean(genres), clean(tags), decade, clean(_phrases(catalogue.plots[row])))
 

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ilm_lib.data.conversations import Film, FilmCatalogue
+from ilm_lib.data.conversations import Film, FilmCatalogue, Turn
 from ilm_lib.model.chat import Message
 from ilm_lib.model.prompts import Item
 from ilm_lib.model.recommend import dialogue_queries
 from ilm_lib.model.scoring import top_items
 from ilm_lib.tasks.conversation import Question
 from ilm_lib.tasks.dialogues import Talk, messages_of
-from ilm_lib.tasks.seekers import Conversation, Facts, TemplateSeeker, Wish, catalogue_films, facts_of, wishes_of
+from ilm_lib.tasks.seekers import (
+    Conversation,
+    Facts,
+    Seeker,
+    TemplateSeeker,
+    Wish,
+    catalogue_films,
+    facts_of,
+    wishes_of,
+)
 
 if TYPE_CHECKING:
     from ilm_lib.model.ilm import ILM
 
 Recommend = Callable[[Sequence[Conversation], Sequence[int]], Sequence[Sequence[int]]]
+Told = Callable[[Sequence[Turn]], Sequence[Turn]]
 NOISE = 0.3  # beside cosines, in what a lesson recommends
 
 #: What nobody should say, and some do: nothing, marks of an LLM's own, orders, forged turns, other scripts.
@@ -38,6 +48,16 @@ ODD_MESSAGES = (
 )
 
 
+class Speech(Protocol):
+    """How seekers speak (`seekers_hf.Rewording`)."""
+
+    def seeker(self, wish: Wish, facts: Sequence[Facts], films: Sequence[Film], seed: int) -> Seeker:
+        """One who looks for a film, in this speech."""
+
+    def prepare(self, seekers: Sequence[Any]) -> None:
+        """What these seekers may say next, all at once."""
+
+
 @dataclass(frozen=True)
 class SeekerWorld:
     """The films that seekers look for, and what may be said of them.
@@ -45,12 +65,14 @@ class SeekerWorld:
     Attributes:
         films: by row, as they stand in turns.
         rows: of the films by their ids.
+        speech: of the seekers; None: they speak by rules.
     """
 
     catalogue: FilmCatalogue
     facts: list[Facts]
     films: list[Film]
     rows: dict[str, int]
+    speech: Speech | None = None
 
     @classmethod
     def of(cls, catalogue: FilmCatalogue, tags: Mapping[Any, Sequence[str]]) -> SeekerWorld:
@@ -66,7 +88,18 @@ class SeekerWorld:
 
     def talk(self, wish: Wish, seed: int) -> Conversation:
         """A conversation with one who wishes, which the seeker has opened."""
-        return Conversation(TemplateSeeker(wish, self.facts, self.films, seed), self.films, self.rows)
+        return self.talks([wish], seed)[0]
+
+    def talks(self, wishes: Sequence[Wish], seed: int) -> list[Conversation]:
+        """Conversations with all who wish."""
+        make = TemplateSeeker if self.speech is None else self.speech.seeker
+        seekers = [make(wish, self.facts, self.films, seed) for wish in wishes]
+        self._prepare(seekers)
+        return [Conversation(seeker, self.films, self.rows) for seeker in seekers]
+
+    def _prepare(self, seekers: Sequence[Seeker]) -> None:
+        if self.speech is not None:
+            self.speech.prepare(seekers)
 
     def taught(
         self, wishes: Sequence[Wish], factors: np.ndarray, seed: int, *, turns: int = 5, shown: int = 3
@@ -98,32 +131,43 @@ class SeekerWorld:
         goals = [[[wish.goal]] * turns for wish in wishes]
         return [Talk(messages_of(held[n].turns, self.rows), goal) for n, goal in enumerate(goals)], questions
 
-    def found(self, wishes: Sequence[Wish], recommend: Recommend, seed: int, *, turns: int = 5) -> np.ndarray:
-        """(S, turns) bool, whether each seeker has its film after so many turns of recommendations.
+    def held(
+        self, wishes: Sequence[Wish], recommend: Recommend, seed: int, *, turns: int = 5
+    ) -> list[Conversation]:  # fmt: skip
+        """Conversations with all who wish, until each has its film or so many turns of recommendations are over.
 
         Args:
             recommend: the rows that each of the talks that go on is recommended, given all talks and which these are.
         """
-        talks = [self.talk(wish, seed) for wish in wishes]
-        found = np.zeros((len(talks), turns), bool)
-        for turn in range(turns):
+        talks = self.talks(wishes, seed)
+        for _ in range(turns):
             going = [n for n, talk in enumerate(talks) if talk.found is None]
-            for n, rows in zip(going, recommend(talks, going) if going else ()):
+            shown = recommend(talks, going) if going else ()
+            self._prepare([talks[n].seeker for n in going])
+            for n, rows in zip(going, shown):
                 talks[n].recommend(rows)
-            found[:, turn] = [talk.found is not None for talk in talks]
-        return found
+        return talks
+
+    def found(self, wishes: Sequence[Wish], recommend: Recommend, seed: int, *, turns: int = 5) -> np.ndarray:
+        """(S, turns) bool, whether each seeker has its film after so many turns; arguments as of `held`."""
+        talks = self.held(wishes, recommend, seed, turns=turns)
+        at = np.array([talk.found or turns + 1 for talk in talks])[:, None]
+        return at <= np.arange(1, turns + 1)
 
     def success(
-        self, ilm: ILM, wishes: Sequence[Wish], seed: int, *, turns: int = 5, shown: int = 3, strangers: bool = False
-    ) -> np.ndarray:
+        self, ilm: ILM, wishes: Sequence[Wish], seed: int, *, turns: int = 5, shown: int = 3,
+        strangers: bool = False, told_as: Told | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """`found` of a model that reads the conversations.
 
         Args:
             strangers: a control: the model is told the words of another seeker.
+            told_as: a control: what the model is shown in the place of the turns so far (`controls`).
         """
 
         def recommend(talks: Sequence[Conversation], going: Sequence[int]) -> list[list[int]]:
-            told = [messages_of(talk.turns, self.rows) for talk in talks]
+            shown_as = told_as or (lambda turns: turns)
+            told = [messages_of(shown_as(talk.turns), self.rows) for talk in talks]
             told = list(exchanged(told)) if strangers else told
             asked = dialogue_queries(ilm, [told[n] for n in going])
             best = top_items(asked, *ilm.table(), shown, [talks[n].named for n in going])[0]
