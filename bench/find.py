@@ -4,7 +4,7 @@
 
 A tag that people gave to 5 to 500 films is a query (`tasks/finding.py`), and whole tags are held out: films are known
 by title, genres and plot, by their training tags where a method's name says so, and by who rated them. Settings are
-chosen on the dev tags; test tags are asked once. Rows go to reports/redial/find.csv, in the form of all results, and
+chosen on the dev tags; test tags are asked once. Rows go to reports/conversations/find.csv, in the form of all results, and
 what the finder gains on others to find_gains.csv.
 
 Tried on dev, one seed: 2, 3 and 6 layers, learning rates from 1e-4 to 2e-3, pairs of tags alone or of tags and texts,
@@ -41,7 +41,7 @@ from ilm_lib.train.pairs import Pairs
 from ilm_lib.train.phase1 import train_phase1
 
 Kept = dict[tuple[str, str], list[np.ndarray]]
-RESULTS, GAINS = (ROOT / "reports" / "redial" / name for name in ("find.csv", "find_gains.csv"))
+RESULTS, GAINS = (ROOT / "reports" / "conversations" / name for name in ("find.csv", "find_gains.csv"))
 COMPARED = ("BM25, tags", "MiniLM, tags", "Finder without factors", "Finder, linear map", "Another's vectors")
 GAINED = ("R@10", "R@50", "R@50 unsaid")
 LEAST_RATED = 3  # ratings under which factors say nothing of a film: it is as if nobody had it

@@ -3,7 +3,7 @@
     python -m bench.redial 0 1 2     rank all films of the catalogue at every question of test, three seeds, write
 
 Trained on 800 of the dialogues of valid, chosen on the other 200, asked on test once. Rows go to
-reports/redial/results.csv, in the form of all results. The settings are those of a trial on the 200 (two learning
+reports/conversations/redial.csv, in the form of all results. The settings are those of a trial on the 200 (two learning
 rates, three dropouts, two sizes), with R@10 .17 and R@50 .35 in the strict protocol, where popularity has .04 and .16.
 
 Expected of test before it was looked at: .15 for words and films together, .12 for words alone, .09 for films alone;
@@ -32,7 +32,7 @@ from ilm_lib.sections import Optim
 from ilm_lib.tasks.conversation import Protocol, questions_of, recall_metrics, target_ranks, words_of_turns
 from ilm_lib.values import MOST
 
-RESULTS = ROOT / "reports" / "redial" / "results.csv"
+RESULTS = ROOT / "reports" / "conversations" / "redial.csv"
 TRAINING = Optim(steps=312, batch_size=64, lr=2e-3, weight_decay=0.1, optimizer="adamw")
 DROPOUT = 0.5
 LAST = 600  # characters of what was said that a sentence vector is made of, the last ones

@@ -4,7 +4,7 @@
     python -m bench.seekers 0 --llm FOLDER     the same, and again with seekers in an LLM's words
 
 Each seeker looks for the last film that its user rated (`tasks/seekers.py`). Another 1,000 users teach, by rules in
-both cases; nobody's last film is in the factors. Rows go to reports/redial/seekers.csv, in the form of all results:
+both cases; nobody's last film is in the factors. Rows go to reports/conversations/seekers.csv, in the form of all results:
 success@t is the share of seekers who have their film after t turns of recommendations, R@10@t the share whose film is
 among the first ten before turn t, had it not been shown. What was said is checked, and the two simulators compared, in
 seekers_checks.csv (`tasks/controls.py`); what seekers do stands beside what people do in iard.csv (`bench/acts.py`).
@@ -44,7 +44,7 @@ from ilm_lib.tasks.seekers import Conversation, Wish
 from ilm_lib.tasks.seekers_hf import Rewording
 from ilm_lib.tasks.simulated import SeekerWorld, Told
 
-RESULTS, CHECKS, ACTS = (ROOT / "reports" / "redial" / f"{n}.csv" for n in ("seekers", "seekers_checks", "iard"))
+RESULTS, CHECKS, ACTS = (ROOT / "reports" / "conversations" / f"{n}.csv" for n in ("seekers", "seekers_checks", "iard"))
 ANSWERS = ROOT / "runs" / "seekers" / "answers.jsonl"
 TEACH, ASK, TURNS, SHOWN = 1000, 400, 5, 3
 LEARNING = TRAINING.model_copy(update={"steps": 400})  # about as many passes as there
