@@ -4,8 +4,8 @@
 
 A tag that people gave to 5 to 500 films is a query (`tasks/finding.py`), and whole tags are held out: films are known
 by title, genres and plot, by their training tags where a method's name says so, and by who rated them. Settings are
-chosen on the dev tags; test tags are asked once. Rows go to reports/conversations/find.csv, in the form of all results, and
-what the finder gains on others to find_gains.csv.
+chosen on the dev tags; test tags are asked once. Rows go to reports/conversations/find.csv, in the form of all results,
+and what the finder gains on others to find_gains.csv.
 
 Tried on dev, one seed: 2, 3 and 6 layers, learning rates from 1e-4 to 2e-3, pairs of tags alone or of tags and texts,
 factors as they are or of unit length. Expected of test before it was looked at, R@10: popularity .01, BM25 .20, MiniLM

@@ -4,8 +4,8 @@
     python -m bench.seekers 0 --llm FOLDER     the same, and again with seekers in an LLM's words
 
 Each seeker looks for the last film that its user rated (`tasks/seekers.py`). Another 1,000 users teach, by rules in
-both cases; nobody's last film is in the factors. Rows go to reports/conversations/seekers.csv, in the form of all results:
-success@t is the share of seekers who have their film after t turns of recommendations, R@10@t the share whose film is
+both cases; nobody's last film is in the factors. Rows go to reports/conversations/seekers.csv, in the form of all
+results: success@t is the share of seekers who have their film after t turns of recommendations, R@10@t the share whose film is
 among the first ten before turn t, had it not been shown. What was said is checked, and the two simulators compared, in
 seekers_checks.csv (`tasks/controls.py`); what seekers do stands beside what people do in iard.csv (`bench/acts.py`).
 
@@ -57,6 +57,7 @@ METHODS = {
     "Another's words": "words and films, told the words of another seeker",
     "Words and films": "trained (`baselines/dialogue.py`)",
 }
+DEAF = ("Popularity", "Films alone")  # who hears no word finds the same, whoever speaks
 RULES, LLM = "simulated", "simulated, hf"  # tasks: who speaks
 OPTIONS = {
     "--llm": dict(metavar="FOLDER", help="ask in the words of this causal LM as well, a folder or a name"),
@@ -182,7 +183,8 @@ def measure(root: Path, seeds: Sequence[int], llm: str | None = None, ask: int =
             both.append(asked(LLM, replace(world.seekers, speech=words), world.ask[:ask], scored, seed))
             n = sum(words.said.values())
             both[1].checked.extend(_check(LLM, seed, f"said: {how}", k / n, n) for how, k in words.said.most_common())
-            same = agreement({name: each[:ask] for name, each in both[0].found.items()}, both[1].found)
+            hear = [name for name in both[1].found if name not in DEAF]
+            same = agreement(*({name: one.found[name][:ask] for name in hear} for one in both))
             both[1].checked.extend(_check("both", seed, name, value, ask) for name, value in same.items())
         for one in both:
             rows, checked, acts = rows + one.rows, checked + one.checked, acts + one.acts
