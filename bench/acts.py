@@ -1,8 +1,8 @@
 """What people do in conversations about films, beside what simulated seekers do (`python -m bench.seekers`).
 
 Rows of reports/conversations/iard.csv: who ("people" are the 336 dialogues of IARD, `data/iard.py`), measure, value,
-and the number of dialogues, turns or acceptances that it is a mean of. People go on after they have accepted a film, and greet;
-a simulated seeker stops, and says nothing else.
+and the number of dialogues, turns or acceptances that it is a mean of. People go on after they have accepted a film,
+and greet; a simulated seeker stops, and says nothing else.
 """
 
 from __future__ import annotations

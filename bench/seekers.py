@@ -5,9 +5,10 @@
 
 Each seeker looks for the last film that its user rated (`tasks/seekers.py`). Another 1,000 users teach, by rules in
 both cases; nobody's last film is in the factors. Rows go to reports/conversations/seekers.csv, in the form of all
-results: success@t is the share of seekers who have their film after t turns of recommendations, R@10@t the share whose film is
-among the first ten before turn t, had it not been shown. What was said is checked, and the two simulators compared, in
-seekers_checks.csv (`tasks/controls.py`); what seekers do stands beside what people do in iard.csv (`bench/acts.py`).
+results: success@t is the share of seekers who have their film after t turns of recommendations, R@10@t the share
+whose film is among the first ten before turn t, had it not been shown. What was said is checked, and the two
+simulators compared, in seekers_checks.csv (`tasks/controls.py`); what seekers do stands beside what people do in
+iard.csv (`bench/acts.py`).
 
 Expected, written before the first run: popularity .02 after five turns, films alone .06, words alone .25, both .30;
 with the words of another seeker no more than films alone. How well known a film is was counted by the teachers' wishes
