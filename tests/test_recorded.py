@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ilm_lib.data.conversations import TEST, TO_MOVIELENS, VALID, Dialogue, Film, Turn
+from ilm_lib.data.conversations import TEST, TO_MOVIELENS, VALID, Dialogue, Film, Turn, read_catalogue
+from ilm_lib.data.lines import DataError
 from ilm_lib.model.prompts import Item
 from ilm_lib.profiles import load_params
 from ilm_lib.report.results import check_results
 from ilm_lib.study import conversation_results as shown
-from ilm_lib.study import recorded
+from ilm_lib.study import recorded, talk
 from ilm_lib.study.artifacts import SourceFile
 from ilm_lib.tasks.conversation import Question, questions_of, target_ranks
 from ilm_lib.tasks.dialogues import scores, talks_of
@@ -83,6 +84,18 @@ def test_those_that_teach_and_those_that_ask_are_other_files():
     assert teach["dialogues"].path.parts[-1] == VALID.name and ask["dialogues"].path.parts[-1] == TEST.name
     assert teach["films"].path.name == ask["films"].path.name == TO_MOVIELENS.name
     assert recorded.to_teach(load_params("toy")) == {}
+
+
+def test_what_is_missing_is_said_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ILM_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path / "runs"))
+    assert talk.main(["redial", "--in", "terminal"]) == 1
+    said = capsys.readouterr().err
+    for name in ("openp5/ReDial is missing: `", "-m ilm_lib.data ReDial` makes it", VALID.name, TEST.name):
+        assert name in said
+    assert said.count("data/conversations.py names the files") == 4 and not (tmp_path / "runs").exists()
+    with pytest.raises(DataError, match="ml-latest-small: is missing. .*names the files of conversations"):
+        read_catalogue(tmp_path)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import pandas as pd
 from ilm_lib import profiles
 from ilm_lib.arguments import BadArgument, Parser, whole
 from ilm_lib.data import data_dir
+from ilm_lib.data.conversations import NAME as REDIAL
 from ilm_lib.data.conversations import as_tables
 from ilm_lib.data.dataset import TEXT_FIELDS, Dataset
 from ilm_lib.data.download import DATASETS, PROMPT_FILE, fetch
@@ -44,7 +45,6 @@ OPENP5_COUNTS = {
     "Clothing": (39_387, 23_033, 278_677),
 }
 PROMPTS = "prompts"  # the NAME that asks for OpenP5's prompts
-REDIAL = "ReDial"  # the NAME that asks for the films that dialogues are about
 NAMES = (*DATASETS, REDIAL, PROMPTS)
 TEMPLATES = f"openp5/{PROMPT_FILE}"  # `data.templates` of the profiles
 ROWS = ("users", "items", "interactions", "training examples", "test examples")

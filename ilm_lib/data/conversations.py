@@ -35,10 +35,13 @@ from ilm_lib.data.raw import clean, read_movielens
 from ilm_lib.data.tables import csv_rows
 from ilm_lib.data.time_order import in_time_order
 
+NAME = "ReDial"  # of the dataset of films that `as_tables` makes
 REDIAL = Path("conversation", "redial")
 VALID, TEST = REDIAL / "valid_data.jsonl.gz", REDIAL / "test_data.jsonl.gz"
 TO_MOVIELENS = REDIAL / "movies_to_movielens.csv.gz"
 TAGS = Path("conversation", "movielens_keywords.csv.gz")
+RATED = Path("ml-latest-small")
+SOURCES = "ilm_lib/data/conversations.py names the files of conversations, and the public repositories that have them"
 _MARK = re.compile(r"@(\d+)")
 _FORM = "Write it as ReDial does"
 
@@ -171,9 +174,11 @@ def read_catalogue(root: Path) -> FilmCatalogue:
 
     Raises DataError for a file that is missing or malformed.
     """
-    small, texts = read_movielens(root / "ml-latest-small")
+    if not (root / RATED).is_dir():
+        raise DataError(root / RATED, None, "is missing", SOURCES)
+    small, texts = read_movielens(root / RATED)
     large = load_openp5(root / "openp5" / "ML1M")
-    path = root / "ml-latest-small" / PLOTS
+    path = root / RATED / PLOTS
     plots = {int(record["movieId"]): record["overview"] for _, record in read_json_lines(path, read_lines(path)[0])}
     titles = {int(movie): text["title"] for movie, text in texts.items()}
     genres = {int(movie): text.get("genres", []) for movie, text in texts.items()}

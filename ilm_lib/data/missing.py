@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ilm_lib import profiles
+from ilm_lib.data.conversations import NAME as REDIAL
+from ilm_lib.data.conversations import SOURCES, TEST, TO_MOVIELENS, VALID
 from ilm_lib.data.lines import DataError
 from ilm_lib.data.records import read_texts
 from ilm_lib.data.templates import SOURCE_FIELDS, load_templates
@@ -18,7 +20,7 @@ def missing_data(params: Params) -> str | None:
     Asked before a study starts, so that it stops at once and not in a notebook's traceback.
     """
     root = profiles.data_dir()
-    found = [*_dataset(params, root), *_elm24(params, root), *_llm(params)]
+    found = [*_dataset(params, root), *_elm24(params, root), *_llm(params), *_dialogues(params, root)]
     if (file := params.embeddings.file) and not Path(file).is_file():
         found.append(f"{file} is missing: put your vectors there or leave out embeddings.file")
     return "\n".join(found) or None
@@ -42,6 +44,13 @@ def _llm(params: Params) -> list[str]:
     return []
 
 
+def _dialogues(params: Params, root: Path) -> list[str]:
+    if not params.chat.enabled or params.chat.recorded is None:
+        return []
+    gone = [str(root / file) for file in (VALID, TEST, TO_MOVIELENS) if not (root / file).is_file()]
+    return [f"{file} is missing: {SOURCES}; or leave out chat.recorded" for file in gone]
+
+
 def _dataset(params: Params, root: Path) -> list[str]:
     from ilm_lib.data.download import DATASETS, PROMPT_FILE
 
@@ -50,6 +59,8 @@ def _dataset(params: Params, root: Path) -> list[str]:
         place, _, name = d.folder.rpartition("/")
         if place == "openp5" and name in DATASETS:
             how, brings_prompts = f"{command(name)} downloads the raw files and makes it", True
+        elif place == "openp5" and name == REDIAL:
+            how = f"{command(name)} makes it; {SOURCES}"
         elif place == "openp5":
             how = f"{command(f'--csv interactions.csv --texts texts.jsonl {name}')} makes it from files of your own"
         else:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ilm_lib.__main__ import main as library
 from ilm_lib.arguments import BadArgument, Parser
+from ilm_lib.data import missing_data
 from ilm_lib.errors import Refusal
 from ilm_lib.profiles import load_params, model_path
-from ilm_lib.settings import Params
+from ilm_lib.settings import Params, ParamsError
 from ilm_lib.study import conversation, inputs, scope
 from ilm_lib.study.artifacts import MissingStage
 from ilm_lib.study.conversation_results import method_of
@@ -30,6 +31,8 @@ def made(params: Params) -> Path:
         Refusal: the profile has none, or its data are missing.
     """
     scope.need(params, "11_chat")
+    if missing := missing_data(params):
+        raise ParamsError(missing)
     seed, method = params.report_seeds[0], method_of(params)
     try:
         conversation.talker(params, seed, method)
