@@ -80,7 +80,8 @@ def test_a_turn_is_answered_as_if_all_of_it_were_read_anew(new_taught, kind, att
     told, counts = talked(ilm, *SAYS)
     anew, all_of_it = talked(ilm, *SAYS, fresh=True)
     the_same(told, anew)
-    assert counts[0] == all_of_it[0] and all(few < many - 30 for few, many in zip(counts[1:], all_of_it[1:]))
+    # The third turn does not fit into every LLM's 512 tokens beside the first: then the prompt begins elsewhere.
+    assert counts[0] == all_of_it[0] and counts[1] < all_of_it[1] - 30
 
 
 def test_the_held_read_is_the_read_of_training(new_taught):
