@@ -48,7 +48,9 @@ def _dialogues(params: Params, root: Path) -> list[str]:
     if not params.chat.enabled or params.chat.recorded is None:
         return []
     gone = [str(root / file) for file in (VALID, TEST, TO_MOVIELENS) if not (root / file).is_file()]
-    return [f"{file} is missing: {SOURCES}; or leave out chat.recorded" for file in gone]
+    of_films = params.data.folder and not (root / params.data.folder).is_dir()  # that line names the sources as well
+    how = f"{'is' if len(gone) == 1 else 'are'} missing: {SOURCES}; or leave out chat.recorded"
+    return [f"{', '.join(gone)} {how}"] if gone and not of_films else []
 
 
 def _dataset(params: Params, root: Path) -> list[str]:
