@@ -126,9 +126,7 @@ def scorers(world: World, seed: int) -> Scored:
         named = lambda talks: [Question(n, 0, 0, tuple(talk.named)) for n, talk in enumerate(talks)]
         return lambda talks: model.scores(films.known(named(talks), nothing(talks), nothing(talks)))
 
-    def reader(
-        model: WordsAndFilms, keep: np.ndarray, told: Told = list, others: bool = False
-    ) -> Scores:  # fmt: skip
+    def reader(model: WordsAndFilms, keep: np.ndarray, told: Told = list, others: bool = False) -> Scores:
         def scores(talks: Sequence[Conversation]) -> np.ndarray:
             known = world.known(films, [told(talk.turns) for talk in talks], [talk.named for talk in talks]) * keep
             return model.scores(np.where(words, np.roll(known, 1, axis=0), known) if others else known)

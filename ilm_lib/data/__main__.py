@@ -130,7 +130,8 @@ def build(args: argparse.Namespace, root: Path) -> Dataset:
     own, made_clean = read_texts(args.texts) if args.texts else ({}, {})
     texts: Texts = {}
     notes: dict[str, int] = {}
-    if args.csv is None and args.name == REDIAL:
+    of_dialogues = args.csv is None and args.name == REDIAL
+    if of_dialogues:
         print("reading the films and their ratings", flush=True)
         table, texts = as_tables(root)
     elif args.csv:
@@ -146,7 +147,7 @@ def build(args: argparse.Namespace, root: Path) -> Dataset:
             table, notes = prepare(read_amazon_reviews(files[0]), core)
             texts = read_amazon_texts(files[1], set(table["item"]))
     merged = {item: {**texts.get(item, {}), **own.get(item, {})} for item in {**texts, **own}}
-    write_openp5(folder, table, merged, seed=args.seed, catalogue=merged if args.name == REDIAL else ())
+    write_openp5(folder, table, merged, seed=args.seed, catalogue=merged if of_dialogues else ())
     print(f"wrote {folder}", end="\n\n")
     for warning in doubts(table) if args.csv else ():
         print(f"warning: {warning}")

@@ -185,8 +185,9 @@ def read_catalogue(root: Path) -> FilmCatalogue:
     for raw_id, text in zip(large.items, large.texts):
         titles.setdefault(int(raw_id), text["title"])
         genres.setdefault(int(raw_id), text.get("genres", []))
-    marks = redial_to_movielens(root / TO_MOVIELENS)
-    for _, movie, title, plot in _redial_films(root / TO_MOVIELENS):
+    marks: dict[str, int] = {}
+    for mark, movie, title, plot in _redial_films(root / TO_MOVIELENS):
+        marks[mark] = movie
         titles.setdefault(movie, title)
         plots.setdefault(movie, plot)
 

@@ -234,9 +234,7 @@ def _model(
 ) -> ILM:  # fmt: skip
     """An ILM of the items of a dataset, which finds them by words as well."""
     model, tokenizer = stages.load_llm(llm)
-    attend_fused(
-        model
-    )  # dialogues are long: at 800 tokens a step of SmolLM2 takes 14 s and not 33, and half the memory
+    attend_fused(model)  # dialogues are long
     items, catalogue = _items(cf), inputs.tasks_of(data, **wording).catalogue().without_users()
     finder = Finder(load_file(text.path("text.safetensors"))["item"], np.asarray(catalogue.weights, np.float32))
     return ILM(model, tokenizer, encoder, items, len(items), catalogue, "slot", FoldIn(**fold_in), head, finder=finder)

@@ -68,19 +68,18 @@ def result_rows(params: Params, *, build: bool = False) -> pd.DataFrame:
         for seed in params.report_seeds:
             given = found(params, seed, variant, build=build)
             about = (TABLE, params.data.name, TASK, "", RULE, "", method_of(params), variant, seed)
-            rows += [
-                (*about, f"success@{turn}", round(float(value), 6), len(given))
-                for turn, value in enumerate(given.mean(0), 1)
-            ]
+            rows += _rows(about, {f"success@{turn}": has for turn, has in enumerate(given.T, 1)})
     for method, variant in _recorded(params):
         for seed in params.report_seeds:
             for protocol, ranks in recorded_ranks(params, seed, method, variant, build=build).items():
                 about = (TABLE, params.data.name, protocol, "", HISTORY[protocol], "", method, variant, seed)
-                rows += [
-                    (*about, name, round(float(values.mean()), 6), len(values))
-                    for name, values in recall_metrics(ranks).items()
-                ]
+                rows += _rows(about, recall_metrics(ranks))
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
+
+
+def _rows(about: tuple, found: Mapping[str, np.ndarray]) -> list[tuple]:
+    """Rows of results.csv: the mean of each metric's values (n,)."""
+    return [(*about, name, round(float(values.mean()), 6), len(values)) for name, values in found.items()]
 
 
 def _recorded(params: Params) -> list[tuple[str, str]]:
@@ -122,13 +121,13 @@ def recorded_table(results: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
 def by_films_named(params: Params, seed: int) -> pd.DataFrame:
     """R@10 of the method that talks, strict protocol, by how many films were named before; a row a variant."""
     named = np.array([min(len(q.named), 3) for q in recorded.questions(params, "strict")])
+    of = {f"{n} named" if n < 3 else "3 or more": named == n for n in range(4)}
     rows = {}
     for variant, name in NAMES.items():
         hit = recorded_ranks(params, seed, method_of(params), variant)["strict"] <= 10
-        rows[name] = {f"{n} named" if n < 3 else "3 or more": hit[named == n].mean() for n in range(4)}
-    count = {f"{n} named" if n < 3 else "3 or more": (named == n).sum() for n in range(4)}
+        rows[name] = {label: hit[which].mean() for label, which in of.items()}
     shown = pd.DataFrame(rows).T.round(3).astype(object)
-    shown.loc["questions"] = pd.Series(count)
+    shown.loc["questions"] = {label: which.sum() for label, which in of.items()}
     return shown.rename_axis("told").reset_index()
 
 

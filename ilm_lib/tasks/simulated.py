@@ -131,9 +131,7 @@ class SeekerWorld:
         goals = [[[wish.goal]] * turns for wish in wishes]
         return [Talk(messages_of(held[n].turns, self.rows), goal) for n, goal in enumerate(goals)], questions
 
-    def held(
-        self, wishes: Sequence[Wish], recommend: Recommend, seed: int, *, turns: int = 5
-    ) -> list[Conversation]:  # fmt: skip
+    def held(self, wishes: Sequence[Wish], recommend: Recommend, seed: int, *, turns: int = 5) -> list[Conversation]:
         """Conversations with all who wish, until each has its film or so many turns of recommendations are over.
 
         Args:
@@ -156,7 +154,7 @@ class SeekerWorld:
 
     def success(
         self, ilm: ILM, wishes: Sequence[Wish], seed: int, *, turns: int = 5, shown: int = 3,
-        strangers: bool = False, told_as: Told | None = None,
+        strangers: bool = False, told_as: Told = list,
     ) -> np.ndarray:  # fmt: skip
         """`found` of a model that reads the conversations.
 
@@ -166,8 +164,7 @@ class SeekerWorld:
         """
 
         def recommend(talks: Sequence[Conversation], going: Sequence[int]) -> list[list[int]]:
-            shown_as = told_as or (lambda turns: turns)
-            told = [messages_of(shown_as(talk.turns), self.rows) for talk in talks]
+            told = [messages_of(told_as(talk.turns), self.rows) for talk in talks]
             told = list(exchanged(told)) if strangers else told
             asked = dialogue_queries(ilm, [told[n] for n in going])
             best = top_items(asked, *ilm.table(), shown, [talks[n].named for n in going])[0]
