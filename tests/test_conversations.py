@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from ilm_lib.data import __main__ as command
 from ilm_lib.data.conversations import (
     TAGS,
     TEST,
@@ -166,6 +167,12 @@ def test_one_error_a_name_and_the_first_letter_stays():
     assert all(with_error("Heat", rng)[0] == "H" for _ in range(50))
     assert {len(with_error("Heat", rng)) for _ in range(50)} == {3, 4, 5}
     assert with_error("9", rng) == "9"
+
+
+def test_a_core_is_refused_for_films_that_all_stay(tmp_path, capsys):
+    assert command.main(["ReDial", "--core", "5", "--folder", str(tmp_path)]) == 2
+    assert "--core is not for ReDial, of which every film stays, rated or not: leave it out" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not (data_dir() / TEST).is_file(), reason="ReDial is not in the data folder")

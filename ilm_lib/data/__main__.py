@@ -80,6 +80,8 @@ def run(args: argparse.Namespace, parser: Parser) -> int:
         parser.error(f"NAME is one of {', '.join(NAMES)}, unless --csv gives the interactions")
     if args.csv is None and args.texts and there:
         parser.error(f"--texts needs --csv: {args.name} is there already, and is left as it is")
+    if args.csv is None and args.name == REDIAL and args.core is not None:
+        parser.error(f"--core is not for {REDIAL}, of which every film stays, rated or not: leave it out")
     if args.csv is None and args.name == PROMPTS:
         print(f"OpenP5's prompts are in {fetch(PROMPT_FILE, root / 'openp5')}")
         return 0
