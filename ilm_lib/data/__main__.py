@@ -80,7 +80,7 @@ def run(args: argparse.Namespace, parser: Parser) -> int:
         parser.error(f"NAME is one of {', '.join(NAMES)}, unless --csv gives the interactions")
     if args.csv is None and args.texts and there:
         parser.error(f"--texts needs --csv: {args.name} is there already, and is left as it is")
-    if args.csv is None and args.name == REDIAL and args.core is not None:
+    if _of_dialogues(args) and args.core is not None:
         parser.error(f"--core is not for {REDIAL}, of which every film stays, rated or not: leave it out")
     if args.csv is None and args.name == PROMPTS:
         print(f"OpenP5's prompts are in {fetch(PROMPT_FILE, root / 'openp5')}")
@@ -132,8 +132,7 @@ def build(args: argparse.Namespace, root: Path) -> Dataset:
     own, made_clean = read_texts(args.texts) if args.texts else ({}, {})
     texts: Texts = {}
     notes: dict[str, int] = {}
-    of_dialogues = args.csv is None and args.name == REDIAL
-    if of_dialogues:
+    if _of_dialogues(args):
         print("reading the films and their ratings", flush=True)
         table, texts = as_tables(root)
     elif args.csv:
@@ -149,7 +148,7 @@ def build(args: argparse.Namespace, root: Path) -> Dataset:
             table, notes = prepare(read_amazon_reviews(files[0]), core)
             texts = read_amazon_texts(files[1], set(table["item"]))
     merged = {item: {**texts.get(item, {}), **own.get(item, {})} for item in {**texts, **own}}
-    write_openp5(folder, table, merged, seed=args.seed, catalogue=merged if of_dialogues else ())
+    write_openp5(folder, table, merged, seed=args.seed, catalogue=merged if _of_dialogues(args) else ())
     print(f"wrote {folder}", end="\n\n")
     for warning in doubts(table) if args.csv else ():
         print(f"warning: {warning}")
@@ -163,6 +162,11 @@ def build(args: argparse.Namespace, root: Path) -> Dataset:
             ids = f"{args.texts} has {here}, the interactions have {there}"
             print(f"warning: no text is of an item of the interactions, their ids differ: {ids}")
     return load_openp5(folder)
+
+
+def _of_dialogues(args: argparse.Namespace) -> bool:
+    """Whether the films of ReDial are asked for, and not a table of one's own under that name."""
+    return args.csv is None and args.name == REDIAL
 
 
 def tell(made_clean: dict[str, int]) -> None:
