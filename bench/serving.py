@@ -28,12 +28,13 @@ from ilm_lib.data.templates import OUR_TEMPLATES
 from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.model.backbone import new_backbone
 from ilm_lib.model.encoders import MLPEncoder
+from ilm_lib.model.history import HistoryPrompt
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.indexing import Indexing
 from ilm_lib.model.kernels import table_nll
 from ilm_lib.model.prompts import Item, User
 from ilm_lib.model.recommend import Recommendation
-from ilm_lib.model.scoring import HistoryPrompt, ScoreHead, top_items
+from ilm_lib.model.scoring import ScoreHead, top_items
 from ilm_lib.model.tokenizer import train_tokenizer
 from ilm_lib.sections import Readout, Score
 from ilm_lib.settings import Backbone, SASRec

@@ -164,6 +164,9 @@ class Chat(Optim):
     titles: bool = Field(True, description="an item's title stands before its tokens")
     system: str = Field("You recommend films to a friend, and say in a short sentence why.", max_length=1000)
     history_max: Count = Field(50, description="slots of a prompt, the last ones")
+    likeness: int = Field(
+        64, ge=0, le=65_536, description="size of the maps by which the seeker's vector asks without the LLM; 0: none"
+    )
     dim: Size = Field(64, description="of a query, a row of the item table, and the side network")
     layers: Literal["last", "all"] = Field("all", description="whose hidden states are read: of the last, or of all")
     side_layers: int = Field(2, ge=0, le=64, description="of the network that reads the hidden states; 0: none")

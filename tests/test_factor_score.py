@@ -9,9 +9,10 @@ from conftest import CF, ITEMS
 
 from ilm_lib.model.factor_score import FactorScore
 from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.history import HistoryPrompt
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.prompts import Item
-from ilm_lib.model.scoring import HistoryPrompt, ScoreHead
+from ilm_lib.model.scoring import ScoreHead
 from ilm_lib.study import blend
 
 FOLD = FoldIn(unobserved=0.1, observed=1.5, ridge=0.3, ridge_per_item=0.02, item_scale=0.5, user_scale=2.0)

@@ -12,9 +12,10 @@ from conftest import CF, ITEMS
 from ilm_lib import recommend_file, users_file
 from ilm_lib.__main__ import main
 from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.history import HistoryPrompt
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.recommend import alike
-from ilm_lib.model.scoring import HistoryPrompt, ScoreHead
+from ilm_lib.model.scoring import ScoreHead
 
 ASK = [
     ("u3", ["Film 4", "i7"]),

@@ -6,10 +6,11 @@ from conftest import CF, ITEMS, USERS
 
 from ilm_lib.model.backbone import weights_fingerprint
 from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.history import HistoryPrompt
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.prompts import Item, User
 from ilm_lib.model.refusals import ModelFolderError, WrongValue
-from ilm_lib.model.scoring import HistoryPrompt, ScoreHead, top_items
+from ilm_lib.model.scoring import ScoreHead, top_items
 from ilm_lib.sections import Score
 from ilm_lib.tasks.scoring import NO_LOSS, ScoringTasks, dev_metrics, next_items, rank
 from ilm_lib.train.score import score_loss, train_score

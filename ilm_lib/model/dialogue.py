@@ -33,11 +33,13 @@ class AskedPrompt(NamedTuple):
         prompt: its users' slots are the places, `User(first)`, `User(first + 1)`, ...
         named: of each place the rows of the items named before it, each once, the oldest first.
         said: of each place what was said before it, in words and without the items.
+        banned: of each place the rows of all items named before it, whether the prompt shows them or not.
     """
 
     prompt: Prompt
     named: list[list[int]]
     said: list[str]
+    banned: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,13 @@ class DialoguePrompt:
         """
         named: list[list[int]] = []
         said: list[str] = []
+        banned: list[list[int]] = []
         known: dict[int, None] = {}  # in the order of their first mention
         words = ""
 
         def asks() -> User:
             named.append([*known] if self.tokens else [])
+            banned.append([*known])
             said.append(words if self.words else "")
             return User(first + len(named) - 1)
 
@@ -120,7 +124,7 @@ class DialoguePrompt:
         else:
             own = [*own, *["\n"] * bool(own), asks()]
         before = template.prompt([{"role": role, "content": content} for role, content in messages])
-        return AskedPrompt([*before, *[template.before] * bool(template.before), *own], named, said)
+        return AskedPrompt([*before, *[template.before] * bool(template.before), *own], named, said, banned)
 
     def render_all(
         self,

@@ -12,9 +12,10 @@ from torch import Tensor
 from ilm_lib.model import door
 from ilm_lib.model.chat import Message
 from ilm_lib.model.dialogue import AskedPrompt, DialoguePrompt
+from ilm_lib.model.history import users_in_front
 from ilm_lib.model.prompts import Batch, Item, Prompt, User
 from ilm_lib.model.refusals import TooLong, WrongValue
-from ilm_lib.model.scoring import top_items, users_in_front
+from ilm_lib.model.scoring import top_items
 from ilm_lib.sections import Readout
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def place_queries(ilm: ILM, asked: Sequence[AskedPrompt], *, held: bool = False)
     """
     assert ilm.head is not None, "a model without a head scores nothing"
     items, guests = ilm.cf[: ilm.num_items], ilm.seekers.of_places(asked)
-    found = items.new_zeros(len(guests), ilm.head.query.out_features)
+    found = items.new_zeros(len(guests), ilm.head.width)
     for batch, _ in read_alike(ilm, [one.prompt for one in asked], share_rows=False, together=not held):
         place = batch.entities[batch.slot_entity] - len(ilm.cf)  # below 0 at items
         states = ilm.slot_states(batch, guests, held=held and len(batch.slot_read) > 0)[place >= 0]
@@ -175,7 +176,7 @@ def place_queries(ilm: ILM, asked: Sequence[AskedPrompt], *, held: bool = False)
 def last_queries(ilm: ILM, prompts: Sequence[Prompt], guests: Tensor | None = None) -> Tensor:
     """(P, d) queries at the ends of prompts; `guests` as in `ILM.embed`."""
     assert ilm.head is not None, "a model without a head scores nothing"
-    found = ilm.cf.new_zeros(len(prompts), ilm.head.query.out_features)
+    found = ilm.cf.new_zeros(len(prompts), ilm.head.width)
     for batch, which in read_alike(ilm, prompts):
         number = torch.arange(len(which), device=ilm.device)
         last = torch.searchsorted(batch.slot_prompt, number, right=True) - 1

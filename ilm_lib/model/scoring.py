@@ -18,81 +18,20 @@ Scoring all items in one step is what ILM's own group went on to (arXiv 2509.037
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ilm_lib.model.dialogue import DialoguePrompt
-from ilm_lib.model.kernels import rival_nll, rivals, table_nll
-from ilm_lib.model.prompts import Batch, Item, Prompt, User
+from ilm_lib.model.history import HistoryPrompt
+from ilm_lib.model.kernels import mean_nll, rival_nll, rivals, table_nll
+from ilm_lib.model.likeness import Likeness
+from ilm_lib.model.prompts import Batch
 from ilm_lib.model.side import SideNetwork
-from ilm_lib.sections import Context, Words
-
-if TYPE_CHECKING:
-    from ilm_lib.model.catalogue import Catalogue
-    from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.sections import Context
 
 SCORES = (1 << 21, 1 << 25)  # that `top_items` lays out at once on a CPU, whose caches hold them, and on a GPU
-
-
-@dataclass(frozen=True)
-class HistoryPrompt:
-    """How somebody's history stands in the prompt of the score read-out.
-
-    Attributes:
-        words: "none": item tokens alone; "title": each item's title before its tokens; "template": OpenP5's sequential
-            template, in which an item's index comes before its tokens. An item is asked for before its words are read.
-        user: with the user's slot in front (a template says itself where the user stands).
-        history_max: only the last items enter.
-    """
-
-    words: Words = "none"
-    user: bool = False
-    history_max: int = 50
-
-    @property
-    def shows_users(self) -> bool:
-        """Whether its prompts have a user's slot."""
-        return self.user or self.words == "template"
-
-    def render(self, catalogue: Catalogue, user: int | User | None, rows: Sequence[int]) -> Prompt:
-        """The prompt of a history, the oldest item first; its items are its last slots."""
-        rows = rows[-self.history_max :]
-        if self.words == "template":
-            source = catalogue.sequential if len(rows) else catalogue.straightforward
-            return catalogue.indexing.render(source, user if user is not None else User(len(catalogue.user_ids)), rows)
-        prompt: list[str | Item | User] = []
-        if self.user and user is not None:
-            prompt.append(user if isinstance(user, User) else User(user))
-        for number, row in enumerate(rows):
-            if self.words == "title":
-                prompt.append(f"{' , ' if number else ' '}{catalogue.titles[row]}")
-            prompt.append(Item(int(row)))
-        return prompt
-
-
-def users_in_front(
-    prompt: HistoryPrompt, fold_in: FoldIn | None, vectors: Tensor, num_users: int, before: Sequence[Sequence[int]]
-) -> tuple[list[User | None], Tensor | None]:
-    """Whose slot goes in front of each history, and the vectors of these users, (n, d), as guests of the model.
-
-    A vector is made of what came before the items shown, so no target of training is in it. Somebody of whom nothing
-    is known has no slot, except where the words name a user.
-
-    Args:
-        vectors: (I, d) of all items.
-        before: item rows that came before those shown, of each of n users.
-    """
-    if not prompt.shows_users:
-        return [None] * len(before), None
-    if fold_in is None:
-        guests = vectors.new_zeros(len(before), vectors.shape[1])
-    else:
-        guests = torch.from_numpy(fold_in.many(vectors.float().cpu().numpy(), before)).to(vectors)
-    named = prompt.words == "template"
-    return [User(num_users + n) if named or len(rows) else None for n, rows in enumerate(before)], guests
 
 
 class ScoreHead(nn.Module):
@@ -118,6 +57,8 @@ class ScoreHead(nn.Module):
         context: what a score is read off: "llm", the hidden state; "last", the tokens of the last slot, and "mean",
             those of all slots so far, without the LLM: what it adds is the difference.
         prompt: how a history, or a dialogue, is shown.
+        likeness: arguments of the `Likeness` of a slot's own vector to the items', which is added to the scores; the
+            read-out of hidden states then begins at zero, and learns what to add. None: there is none.
 
     Attributes:
         share: (I,) of each item in the interactions for training; 0 for one that training does not meet.
@@ -144,6 +85,7 @@ class ScoreHead(nn.Module):
         dropout: float = 0.0,
         context: Context = "llm",
         prompt: HistoryPrompt | DialoguePrompt | None = None,
+        likeness: dict[str, Any] | None = None,
     ):
         super().__init__()
         if cold_dropout and known is None:
@@ -166,6 +108,10 @@ class ScoreHead(nn.Module):
             nn.init.normal_(self.free, std=free_std / self.free_scale)
         self.register_buffer("share", torch.full((num_items,), 1 / num_items))
         self.register_buffer("hidden", torch.zeros(num_items, dtype=torch.bool), persistent=False)
+        self.likeness = Likeness(**likeness) if likeness else None
+        if likeness:
+            nn.init.zeros_(self.query.weight)
+            nn.init.zeros_(self.query.bias)
         nn.init.orthogonal_(self.project.weight)  # items that are alike have rows that are
         nn.init.zeros_(self.project.bias)
 
@@ -184,7 +130,13 @@ class ScoreHead(nn.Module):
             "dropout": self.dropout.p,
             "context": self.context,
             "prompt": vars(self.prompt).copy(),
+            "likeness": None if self.likeness is None else self.likeness.config(),
         }
+
+    @property
+    def width(self) -> int:
+        """Of a query and of a row of the table: d, and what a likeness has beside it."""
+        return self.query.out_features + (0 if self.likeness is None else self.likeness.width)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ScoreHead:
@@ -194,22 +146,30 @@ class ScoreHead(nn.Module):
         return cls(**{**config, "prompt": (DialoguePrompt if of_dialogues else HistoryPrompt)(**shown)})
 
     def read(self, hidden: Tensor, vectors: Tensor | None = None, batch: Batch | None = None) -> Tensor:
-        """(S, K H) hidden states after all slots of a batch -> (S, R), what queries are made of.
+        """(S, K H) hidden states after all slots of a batch -> (S, R), what queries are made of; with a likeness,
+        (S, R + F), the slots' own vectors behind it.
 
         Args:
             vectors, batch: (V, F) of the batch's entities and others, as in `learned`, and which of them and which
                 prompt each slot has; for a side network.
         """
         states = self.norm(hidden.float().unflatten(-1, (self.states, -1))).flatten(-2)
-        if self.side is None:
+        if self.side is None and self.likeness is None:
             return self.dropout(states)
-        assert vectors is not None and batch is not None, "a side network reads the slots of a batch"
-        own = self.rows(self.learned(vectors, batch.entities))  # (E, d)
-        return self.side(states, own[batch.slot_entity], batch)
+        assert vectors is not None and batch is not None, "a side network, or a likeness, reads the slots of a batch"
+        if self.side is None:
+            states = self.dropout(states)
+        else:
+            own = self.rows(self.learned(vectors, batch.entities))  # (E, d)
+            states = self.side(states, own[batch.slot_entity], batch)
+        return states if self.likeness is None else torch.cat([states, vectors[batch.entities[batch.slot_entity]]], 1)
 
     def queries(self, states: Tensor) -> Tensor:
-        """(L, R) of `read` -> (L, d)."""
-        return self.query(states)
+        """What `read` has of L slots -> (L, width)."""
+        if self.likeness is None:
+            return self.query(states)
+        read, own = states.split([self.query.in_features, self.project.in_features], 1)
+        return torch.cat([self.query(read), self.likeness.queries(own)], 1)
 
     def hide(self) -> None:
         """Draw the items that a step of training takes for new ones, in tokens, side network and table alike."""
@@ -244,16 +204,22 @@ class ScoreHead(nn.Module):
         return torch.cat([own, rest])
 
     def table(self, vectors: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(I, F) given vectors -> the items' (I, d) and their (I,) biases; with `rows` (R,), of these items alone."""
+        """(I, F) given vectors -> the items' (I, width) and (I,) biases; with `rows` (R,), of these items alone."""
         met = self.met(rows)
         bias = self.bias if rows is None else self.bias[rows]
-        return self.rows(self.learned(vectors, rows, met)), bias * met
+        table = self.rows(self.learned(vectors, rows, met))
+        if self.likeness is not None:
+            table = torch.cat([table, self.likeness.rows(vectors if rows is None else vectors[rows])], 1)
+        return table, bias * met
 
     def rows(self, vectors: Tensor) -> Tensor:
         """(R, F) vectors -> (R, d) rows of the table."""
         return self.project(vectors) * self.query.out_features**-0.5
 
-    def loss(self, states: Tensor, vectors: Tensor, targets: Tensor, negatives: int | None = None) -> Tensor:
+    def loss(
+        self, states: Tensor, vectors: Tensor, targets: Tensor, negatives: int | None = None,
+        banned: Sequence[Sequence[int]] | None = None,
+    ) -> Tensor:  # fmt: skip
         """Mean negative log likelihood (nats) of the items that come next.
 
         Args:
@@ -262,8 +228,13 @@ class ScoreHead(nn.Module):
             targets: (L,) item rows, all of them met by training.
             negatives: rank against the targets of all places and so many items that are drawn (`kernels.rivals`); None,
                 or no fewer than there are: against all items.
+            banned: item rows that each place may not have, none of them its target: it ranks against all others.
         """
         query = self.queries(states)
+        if banned is not None:
+            table, bias = self.table(vectors)
+            scores = torch.addmm(bias.masked_fill(self.share == 0, -torch.inf), query, table.T)
+            return mean_nll(scores.index_put(_bans(banned, query.device), scores.new_tensor(-torch.inf)), targets)
         if negatives is None or negatives >= len(self.bias):
             table, bias = self.table(vectors)
             return table_nll(query, table, bias.masked_fill(self.share == 0, -torch.inf), targets)

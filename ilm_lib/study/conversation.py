@@ -30,10 +30,13 @@ from ilm_lib.study.scoring import head_sizes, trained_parts
 from ilm_lib.study.vectors import text_vectors, vectors
 from ilm_lib.tasks.dialogues import DialogueTasks, dev_metrics
 from ilm_lib.tasks.simulated import SeekerWorld
+from ilm_lib.train.likeness import train_likeness
 from ilm_lib.train.score import train_score
 
 MADE_BY = "11_chat"
 KINDS: tuple[Literal["cf"], Literal["text"]] = ("cf", "text")
+
+LIKENESS = (1.0, 5.0)  # weights of a film's two kinds of vectors at first: cosines of texts vary less
 
 #: What a model is told of a conversation.
 Told = Literal["words and films", "words", "films", "words and films, LLM off"]
@@ -79,7 +82,8 @@ def make_talker(
 ) -> None:
     """Train encoder and head; the weights that rank the films of other seekers best are kept.
 
-    Recorded dialogues (`recorded.to_teach`) teach beside simulated seekers.
+    What the seeker's vector asks for by itself is learned first, and stays: what the LLM reads is added to it. Recorded
+    dialogues (`recorded.to_teach`) teach beside simulated seekers.
     """
     model, _ = stages.load_llm(llm)
     table = _items(cf)
@@ -87,7 +91,7 @@ def make_talker(
         encoder, table, model, aligned, qformer=qformer, mlp_tokens=mlp_tokens, seed=seed
     )
     item_encoder.dropout.p = settings.vector_dropout
-    head = _new_head(settings, told, model, *table.shape)
+    head = _new_head(settings, told, model, table, int(fold_in["factors"]))
     ilm = _model(item_encoder, head, data=data, llm=llm, text=text, cf=cf, fold_in=fold_in, **wording)
     world = world_of(data)
     _, teach = world.wishes(settings.ask, settings.teach)
@@ -103,20 +107,29 @@ def make_talker(
     with torch.no_grad():  # how well known an item is, and not how often these seekers looked for it
         head.bias.copy_(torch.from_numpy(known).log())
     head.bias.requires_grad_(False)
+    tasks = DialogueTasks.of(ilm)
+    if head.likeness is not None:
+        asks, state = [tasks.asks(part) for part in (talks, dev)], folder / "state.likeness.safetensors"
+        train_likeness(head.likeness, table, head.bias, *asks, seed=seed, state=state)
+        head.likeness.requires_grad_(False)
     autocast = use_bfloat16(settings.precision)
     optim = settings.model_dump(include={*Score.model_fields}) | {"sampled_above": len(table)}
     train_score(
         folder,
         ilm,
-        DialogueTasks.of(ilm).training_batches(ilm.prompts, talks, settings.batch_size, seed),
+        tasks.training_batches(ilm.prompts, talks, settings.batch_size, seed),
         Score(**optim),
         seed=seed,
         evaluate=lambda model, step: dev_metrics(model, dev, asked, autocast=autocast),
     )
 
 
-def _new_head(settings: Chat, told: Told, llm: PreTrainedModel, num_items: int, vector_dim: int) -> ScoreHead:
-    """A head for what a model is told; nothing of it is learned by heart of an item."""
+def _new_head(settings: Chat, told: Told, llm: PreTrainedModel, items: Tensor, factors: int) -> ScoreHead:
+    """A head for what a model is told; nothing of it is learned by heart of an item.
+
+    Args:
+        items: (I, F) vectors, whose first numbers are factors.
+    """
     shown = DialoguePrompt(
         titles=settings.titles and told != "films",
         tokens=told != "words",
@@ -125,10 +138,13 @@ def _new_head(settings: Chat, told: Told, llm: PreTrainedModel, num_items: int, 
         system=settings.system,
     )
     context: Context = "last" if told.endswith("LLM off") else "llm"
+    parts = [factors, items.shape[1] - factors]
+    alike = {"parts": parts, "weights": LIKENESS, "dim": settings.likeness, "dropout": settings.dropout}
     return ScoreHead(
-        vector_dim=vector_dim,
-        num_items=num_items,
+        vector_dim=items.shape[1],
+        num_items=len(items),
         **head_sizes(llm, settings, context),
+        likeness=alike if settings.likeness else None,
         free=False,  # most films are no teacher's; a part of their own would learn that they are never asked for
         prompt=shown,
     )

@@ -16,8 +16,9 @@ from ilm_lib.files import read_json
 from ilm_lib.methods import METHODS, Encoder
 from ilm_lib.model.encoders import ItemEncoder, build_encoder
 from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.history import HistoryPrompt
 from ilm_lib.model.ilm import ILM
-from ilm_lib.model.scoring import HistoryPrompt, ScoreHead
+from ilm_lib.model.scoring import ScoreHead
 from ilm_lib.sections import Chat, Context, HistoryRule, Precision, Reader, Score
 from ilm_lib.settings import Params, QFormerParams
 from ilm_lib.study import inputs, stages

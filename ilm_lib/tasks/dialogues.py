@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ilm_lib.data.conversations import Dialogue, Turn
 from ilm_lib.model.chat import ChatTemplate, Message
@@ -103,22 +104,38 @@ class DialogueTasks:
     def histories(self, encoder: PromptEncoder, talks: Sequence[Talk], rng: np.random.Generator) -> Histories:
         """Talks as a batch; `rng` draws the target of a turn that asks for several."""
         asked = self.asked(talks)
-        targets = []
+        targets: list[int] = []
+        banned: list[Sequence[int]] = []
         for talk, one in zip(talks, asked):
-            wanted = iter(talk.targets[len(talk.targets) - len(one.named) :])  # the oldest turns may be left out
+            wanted = iter(zip(_latest(talk, one), one.banned))
             for segment in one.prompt:
-                if isinstance(segment, User):
-                    rows = next(wanted)
+                if isinstance(segment, (User, Item)):
+                    rows, named = next(wanted) if isinstance(segment, User) else ((), ())
                     targets.append(rows[rng.integers(len(rows))] if rows else NO_LOSS)
-                elif isinstance(segment, Item):
-                    targets.append(NO_LOSS)
+                    banned.append(named)
         batch = encoder.batch([one.prompt for one in asked], pack=True)
-        return Histories(batch, torch.tensor(targets), self.seekers.of_places(asked))
+        return Histories(batch, torch.tensor(targets), self.seekers.of_places(asked), banned)
+
+    def asks(self, talks: Sequence[Talk]) -> tuple[list[Question], Tensor]:
+        """What is asked in talks, and the vectors (Q, d) of those who ask it."""
+        asked = self.asked(talks)
+        vectors = iter(self.seekers.of_places(asked))
+        questions, own = [], []
+        for number, (talk, one) in enumerate(zip(talks, asked)):
+            for turn, (wanted, named, vector) in enumerate(zip(_latest(talk, one), one.banned, vectors)):
+                questions += [Question(number, turn, row, tuple(named)) for row in wanted]
+                own += [vector] * len(wanted)
+        return questions, torch.stack(own)
 
     def asked(self, talks: Sequence[Talk]) -> list[AskedPrompt]:
         """The prompts of talks; the places of all are numbered in order."""
         told = [talk.turns for talk in talks]
         return self.prompt.render_all(self.template, self.titles, told, self.num_users, told=True)
+
+
+def _latest(talk: Talk, one: AskedPrompt) -> list[list[int]]:
+    """The targets of the turns that a prompt shows; of a long talk the oldest may be left out."""
+    return talk.targets[len(talk.targets) - len(one.named) :]
 
 
 @torch.no_grad()

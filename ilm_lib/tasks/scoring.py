@@ -17,9 +17,10 @@ from ilm_lib.data.templates import Task
 from ilm_lib.metrics import dev_means
 from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.fold_in import FoldIn
+from ilm_lib.model.history import HistoryPrompt, users_in_front
 from ilm_lib.model.prompts import Batch, Item, Prompt, PromptEncoder, User
 from ilm_lib.model.recommend import queries
-from ilm_lib.model.scoring import HistoryPrompt, top_items, users_in_front
+from ilm_lib.model.scoring import top_items
 from ilm_lib.progress import progress
 from ilm_lib.sections import HistoryRule
 
@@ -37,11 +38,13 @@ class Histories:
         batch: their prompts.
         targets: (S,) the item that comes after each slot, NO_LOSS where none is asked for.
         guests: (G, d) vectors of the users in front, or None.
+        banned: item rows that each slot may not have, in the order of the slots; None: it may have any.
     """
 
     batch: Batch
     targets: Tensor
     guests: Tensor | None
+    banned: Sequence[Sequence[int]] | None = None
 
     def to(self, device: torch.device | str) -> Histories:
         guests = None if self.guests is None else self.guests.to(device)

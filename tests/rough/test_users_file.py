@@ -10,8 +10,9 @@ from plain import plain
 
 from ilm_lib import recommend_file
 from ilm_lib.__main__ import main
+from ilm_lib.model.history import HistoryPrompt
 from ilm_lib.model.ilm import ILM
-from ilm_lib.model.scoring import HistoryPrompt, ScoreHead
+from ilm_lib.model.scoring import ScoreHead
 
 LONG = "x" * 500
 
