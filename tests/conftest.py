@@ -161,12 +161,12 @@ def new_ilm(tokenizer, tasks):
 def new_talker(new_ilm):
     """new_talker("gpt2", titles=False, ...): an ILM that reads dialogues, of random weights."""
 
-    def make(llm="llama", *, encoder="mlp", side={"layers": 1, "heads": 2}, seed=0, **prompt):
+    def make(llm="llama", *, encoder="mlp", side={"layers": 1, "heads": 2}, likeness=None, seed=0, **prompt):
         bare = new_ilm(encoder, llm, seed=seed)
         torch.manual_seed(seed)
         states = bare.llm.config.get_text_config().num_hidden_layers + 1
         shown = DialoguePrompt(**{"history_max": 12, "system": "You recommend films."} | prompt)
-        head = ScoreHead(32, CF, ITEMS, states=states, side=side, dim=8, prompt=shown)
+        head = ScoreHead(32, CF, ITEMS, states=states, side=side, dim=8, prompt=shown, likeness=likeness)
         torch.nn.init.normal_(head.bias)
         return ILM(bare.llm, bare.tokenizer, bare.encoder, bare.cf, ITEMS, bare.catalogue, "slot", FOLD, head).eval()
 

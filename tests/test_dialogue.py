@@ -190,6 +190,21 @@ def test_scores_come_in_the_order_of_the_questions(new_talker):
     assert len(target_ranks(found, questions)) == 4
 
 
+def test_what_comes_after_the_last_question_is_not_read():
+    film = lambda row: Film(f"f{row}", f"Film {row}")
+    turns = (
+        Turn(True, (film(7),)),
+        Turn(False, ("and?",)),
+        Turn(True, (film(2),)),
+        Turn(False, ("ok",)),
+        Turn(True, ("bye",)),
+    )
+    told, rows = [Dialogue("1", turns, {}), Dialogue("2", turns[3:], {})], {"f7": 7, "f2": 2}
+    one, other = talks_of(told, rows, questions_of(told, rows))
+    assert len(one.turns) == 3 and one.targets == [[7], [2]]
+    assert other.turns == other.targets == []
+
+
 def learned(new_talker, folder, talks, told):
     """dev NDCG@10 after training."""
     folder.mkdir()

@@ -139,7 +139,7 @@ def _new_head(settings: Chat, told: Told, llm: PreTrainedModel, items: Tensor, f
     )
     context: Context = "last" if told.endswith("LLM off") else "llm"
     parts = [factors, items.shape[1] - factors]
-    alike = {"parts": parts, "weights": LIKENESS, "dim": settings.likeness, "dropout": settings.dropout}
+    alike = {"parts": parts, "weights": LIKENESS, "dim": settings.likeness}
     return ScoreHead(
         vector_dim=items.shape[1],
         num_items=len(items),

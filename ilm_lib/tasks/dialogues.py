@@ -38,7 +38,7 @@ class Talk:
 
 
 def talks_of(dialogues: Sequence[Dialogue], rows: Mapping[str, int], questions: Sequence[Question]) -> list[Talk]:
-    """Dialogues with what is asked in them.
+    """Dialogues with what is asked in them, up to the last turn that is: a third of ReDial's words come after it.
 
     Args:
         rows: ReDial's id -> row in the catalogue.
@@ -47,10 +47,12 @@ def talks_of(dialogues: Sequence[Dialogue], rows: Mapping[str, int], questions: 
     asked: dict[tuple[int, int], list[int]] = {}
     for question in questions:
         asked.setdefault((question.dialogue, question.turn), []).append(question.target)
+    last = {dialogue: turn for dialogue, turn in sorted(asked)}
     talks = []
     for number, dialogue in enumerate(dialogues):
-        own = [turn for turn, said in enumerate(dialogue.turns) if said.recommender]
-        talks.append(Talk(messages_of(dialogue.turns, rows), [asked.get((number, turn), []) for turn in own]))
+        told = dialogue.turns[: last.get(number, -1) + 1]
+        wanted = [asked.get((number, turn), []) for turn, said in enumerate(told) if said.recommender]
+        talks.append(Talk(messages_of(told, rows), wanted))
     return talks
 
 

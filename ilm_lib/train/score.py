@@ -71,5 +71,7 @@ def score_loss(ilm: ILM, histories: Histories, params: Score) -> Tensor:
     asked = histories.targets >= 0
     states = ilm.slot_states(histories.batch, histories.guests)[asked]
     negatives = params.negatives if ilm.num_items > params.sampled_above else None
-    banned = histories.banned and [rows for rows, counts in zip(histories.banned, asked.tolist()) if counts]
-    return ilm.head.loss(states, ilm.cf[: ilm.num_items], histories.targets[asked], negatives, banned)
+    if histories.banned is None:
+        return ilm.head.loss(states, ilm.cf[: ilm.num_items], histories.targets[asked], negatives)
+    banned = [rows for rows, counts in zip(histories.banned, asked.tolist()) if counts]
+    return ilm.head.loss(states, ilm.cf[: ilm.num_items], histories.targets[asked], banned=banned)
