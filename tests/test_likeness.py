@@ -138,7 +138,7 @@ def test_what_was_named_has_no_part_in_the_loss(new_talker):
 
 def test_who_is_told_no_items_may_not_have_them_either(new_talker):
     tasks = DialogueTasks.of(new_talker(tokens=False))
-    asked, vectors = tasks.asks([TALK])
+    asked, vectors = tasks.asks([Talk([], []), TALK])
     assert [(q.target, q.named) for q in asked] == [(7, (3, 5)), (1, (3, 5, 7)), (2, (3, 5, 7))]
     assert tasks.asked([TALK])[0].named == [[], []] and not vectors.any(), "the seeker's vector has nothing of them"
 

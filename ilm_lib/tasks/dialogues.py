@@ -120,6 +120,7 @@ class DialogueTasks:
 
     def asks(self, talks: Sequence[Talk]) -> tuple[list[Question], Tensor]:
         """What is asked in talks, and the vectors (Q, d) of those who ask it."""
+        talks = [talk for talk in talks if any(talk.targets)]
         asked = self.asked(talks)
         vectors = iter(self.seekers.of_places(asked))
         questions, own = [], []
