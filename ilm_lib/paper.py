@@ -23,7 +23,9 @@ RANKING_METRICS = ("HR@5", "NDCG@5", "HR@10", "NDCG@10")
 TEXT_METRICS = ("SC", "log_pplx")
 SUCCESS_METRICS = tuple(f"success@{turn}" for turn in range(1, 11))  # of conversations, after so many turns
 RECALL_METRICS = ("R@1", "R@10", "R@50", "MRR")  # of recorded dialogues
-METRICS = RANKING_METRICS + TEXT_METRICS + SUCCESS_METRICS + RECALL_METRICS
+#: Of what a model writes in a conversation: shares of its items, of different words, of facts that it names.
+REPLY_METRICS = ("links_valid", "repeated", "distinct-1", "distinct-2", "genres_right", "decades_right")
+METRICS = RANKING_METRICS + TEXT_METRICS + SUCCESS_METRICS + RECALL_METRICS + REPLY_METRICS
 LOWER_IS_BETTER = frozenset({"log_pplx"})
 
 # Table 2: pairs of phase 1 (90% of all pairs), examples of phase 2, users and items.

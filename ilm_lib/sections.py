@@ -159,6 +159,7 @@ class Chat(Optim):
     recorded: Literal["redial"] | None = Field(
         None, description="recorded dialogues that teach as well, and in which others are asked (data/conversations.py)"
     )
+    write: Count = Field(40, description="replies of the model that are written out and measured")
     turns: Few = Field(5, description="of recommendations in a conversation")
     shown: Few = Field(3, description="films in each")
     titles: bool = Field(True, description="an item's title stands before its tokens")

@@ -26,17 +26,20 @@ def drawn(monkeypatch):
         return np.stack([order < SHARE[variant] * turn / 4 for turn in range(1, 5)], 1)
 
     monkeypatch.setattr(conversation_results, "found", found)
+    written = {"": {"links_valid": (1.0, 80), "log_pplx": (4.25, 900)}, "tokens=off": {"log_pplx": (3.5, 900)}}
+    monkeypatch.setattr(conversation_results.replies, "measured", lambda *args, **kwargs: written)
 
 
 def test_rows_hold_every_variant_turn_and_seed(drawn):
     rows = check_results(conversation_results.result_rows(PARAMS.with_(seeds=(0, 1))))
-    assert len(rows) == 5 * 4 * 2 and set(rows["readout"]) == {""}
+    assert len(rows) == (5 * 4 + 3) * 2 and set(rows["readout"]) == {""}
     one = rows[(rows["variant"] == "told=films") & (rows["metric"] == "success@4") & (rows["seed"] == 1)]
     assert one["value"].item() == pytest.approx(0.1) and one["n"].item() == 200
     shown = conversation_results.table(rows).set_index("told")
     assert shown.loc["words and films"].tolist() == [0.125, 0.25, 0.375, 0.5]
     assert list(shown.index) == list(conversation_results.NAMES.values())
-    with pytest.raises(ValueError, match="success, recall and MRR lie in"):
+    assert conversation_results.written_table(rows)["value"].tolist() == [1.0, 4.25, 3.5]
+    with pytest.raises(ValueError, match="success, recall, MRR and shares lie in"):
         check_results(rows.assign(value=1.5))
 
 

@@ -29,6 +29,7 @@ from ilm_lib.paper import (
     OPENP5_CLAIMS,
     RANKING_METRICS,
     RECALL_METRICS,
+    REPLY_METRICS,
     RESULT_COLUMNS,
     SCORING_CLAIMS,
     SUCCESS_METRICS,
@@ -87,8 +88,8 @@ def check_results(rows: pd.DataFrame) -> pd.DataFrame:
     _refuse(rows, ~rows["value"].map(math.isfinite), "value is not finite")
     ranking = rows["metric"].isin(RANKING_METRICS)
     _refuse(rows, ranking & ~rows["value"].between(0, 1), "hit rates and NDCG lie in [0, 1]")
-    talks = rows["metric"].isin(SUCCESS_METRICS + RECALL_METRICS)
-    _refuse(rows, talks & ~rows["value"].between(0, 1), "success, recall and MRR lie in [0, 1]")
+    talks = rows["metric"].isin(SUCCESS_METRICS + RECALL_METRICS + REPLY_METRICS)
+    _refuse(rows, talks & ~rows["value"].between(0, 1), "success, recall, MRR and shares lie in [0, 1]")
     _refuse(rows, ranking & (rows["history"] == ""), "hit rates and NDCG need a history rule, kept or excluded")
     over_llm = rows["method"].map(lambda m: METHODS[m].encoder is not None)
     _refuse(rows, ranking & over_llm & (rows["readout"] == ""), "hit rates over an LLM need a readout, beam or score")

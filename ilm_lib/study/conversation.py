@@ -157,8 +157,21 @@ def world_of(data: Artifact) -> SeekerWorld:
 
 def load_talker(params: Params, seed: int, method: str, told: Told = "words and films") -> ILM:
     """The model that `talker` trained."""
-    trained = talker(params, seed, method, told)
-    return _model(*_trained(trained), **_common_inputs(params, seed, build=False), **inputs.wording(params)).eval()
+    return model_of(**talker_inputs(params, seed, method, told)).eval()
+
+
+def talker_inputs(
+    params: Params, seed: int, method: str, told: Told = "words and films", *, build: bool = False
+) -> dict[str, Any]:
+    """What `model_of` makes the model of that `talker` trained."""
+    trained = talker(params, seed, method, told, build=build)
+    return _common_inputs(params, seed, build=build) | {"trained": trained, **inputs.wording(params)}
+
+
+def model_of(trained: Artifact, **given: Any) -> ILM:
+    """The model of `talker_inputs`."""
+    _, encoder, head, _ = trained_parts(trained)
+    return _model(encoder, head, **given)
 
 
 def success(
@@ -166,12 +179,10 @@ def success(
     build: bool = False,
 ) -> Artifact:  # fmt: skip
     """Whether seekers who taught nothing find their films; success.npz, "found" (S, turns) bool."""
-    given = _common_inputs(params, seed, build=build) | {
-        "trained": talker(params, seed, method, told, build=build),
+    given = talker_inputs(params, seed, method, told, build=build) | {
         "settings": params.chat.model_dump(include={"ask", "turns", "shown"}),
         "strangers": strangers,
         "seed": seed,
-        **inputs.wording(params),
     }
     return stage("success", make_success, params.profile, made_by=MADE_BY, build=build, given=given)
 
@@ -180,7 +191,7 @@ def make_success(
     folder: Path, *, trained: Artifact, settings: dict[str, int], strangers: bool, seed: int, **given: Any
 ) -> None:
     """Hold the conversations."""
-    ilm = _model(*_trained(trained), **given).eval().to(device())
+    ilm = model_of(trained, **given).eval().to(device())
     world = world_of(given["data"])
     ask, _ = world.wishes(settings["ask"], 0)
     sizes = {"turns": settings["turns"], "shown": settings["shown"]}
@@ -192,12 +203,10 @@ def answers(
     build: bool = False,
 ) -> Artifact:  # fmt: skip
     """Ranks of the films of recorded dialogues that ask (`recorded.ranked`, ranks.npz), of a profile that has some."""
-    given = _common_inputs(params, seed, build=build) | {
-        "trained": talker(params, seed, method, told, build=build),
+    given = talker_inputs(params, seed, method, told, build=build) | {
         "strangers": strangers,
         "precision": params.chat.precision,
         **recorded.to_ask(params),
-        **inputs.wording(params),
     }
     return stage("answers", make_answers, params.profile, made_by=MADE_BY, build=build, given=given)
 
@@ -207,7 +216,7 @@ def make_answers(
     films: SourceFile, **given: Any,
 ) -> None:  # fmt: skip
     """Read each dialogue once, and leave ranks.npz."""
-    ilm = _model(*_trained(trained), **given).eval().to(device())
+    ilm = model_of(trained, **given).eval().to(device())
     told, rows = read_redial(dialogues.path), recorded.rows_of(films, inputs.open_dataset(given["data"]))
     found = recorded.ranked(ilm, told, rows, strangers=strangers, autocast=use_bfloat16(precision))
     np.savez(folder / "ranks.npz", **found)
@@ -236,12 +245,6 @@ def _items(cf: Artifact) -> Tensor:
     """(I, d) vectors of the items as a model has them; it knows no user."""
     table, num_items = stages.cf_of_model(cf, seed=0, shuffled=False)
     return table[:num_items]
-
-
-def _trained(artifact: Artifact) -> tuple[ItemEncoder, ScoreHead]:
-    """Encoder and head that `make_talker` left."""
-    _, encoder, head, _ = trained_parts(artifact)
-    return encoder, head
 
 
 def _model(

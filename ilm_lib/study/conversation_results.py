@@ -13,12 +13,12 @@ from ilm_lib.metrics import FEWEST_PAIRS, paired_bootstrap
 from ilm_lib.paper import CHAT_CLAIMS, RECORDED_CLAIMS, RESULT_COLUMNS
 from ilm_lib.report.results import Claim
 from ilm_lib.settings import Params
-from ilm_lib.study import inputs, recorded
+from ilm_lib.study import inputs, recorded, replies
 from ilm_lib.study.claims import corrected_for_all, judge, not_tested
 from ilm_lib.study.conversation import Told, answers, success
 from ilm_lib.tasks.conversation import PROTOCOLS, Protocol, Question, recall_metrics
 
-TABLE, TASK, RULE = "conversation", "simulated", "excluded"
+TABLE, TASK, RULE, WRITTEN = "conversation", "simulated", "excluded", "written"
 HISTORY: dict[Protocol, str] = {"strict": "excluded", "usual": "kept"}
 #: What `results.csv` calls a variant: what the model is told, and whether another seeker's words are.
 VARIANTS: dict[str, tuple[Told, bool]] = {
@@ -28,6 +28,17 @@ VARIANTS: dict[str, tuple[Told, bool]] = {
     "told=another": ("words and films", True),
     "llm=off": ("words and films, LLM off", False),
 }
+TITLES = "nats a word token of a person's reply, films as titles alone"
+MEASURES = (
+    ("links_valid", "items that the catalogue has, of those in replies"),
+    ("repeated", "items named before, of those recommended"),
+    ("genres_right", "genres that are the film's, of those told of it"),
+    ("decades_right", "decades that are the film's, of those told of it"),
+    ("distinct-1", "different words, of all"),
+    ("distinct-2", "different pairs of words, of all"),
+    ("log_pplx", "nats a word token of a person's reply"),
+    ("log_pplx", TITLES),
+)
 NAMES = {
     "": "words and films",
     "told=words": "words alone",
@@ -74,6 +85,10 @@ def result_rows(params: Params, *, build: bool = False) -> pd.DataFrame:
             for protocol, ranks in recorded_ranks(params, seed, method, variant, build=build).items():
                 about = (TABLE, params.data.name, protocol, "", HISTORY[protocol], "", method, variant, seed)
                 rows += _rows(about, recall_metrics(ranks))
+    for seed in params.report_seeds:
+        for variant, measured in replies.measured(params, seed, method_of(params), build=build).items():
+            about = (TABLE, params.data.name, WRITTEN, "", RULE, "", method_of(params), variant, seed)
+            rows += [(*about, name, round(value, 6), n) for name, (value, n) in measured.items()]
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
 
 
@@ -116,6 +131,14 @@ def recorded_table(results: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     means = rows.pivot_table(index=["method", "variant"], columns="metric", values="value", sort=False).round(3)
     means = means.reset_index().rename(columns={"variant": "told"}).rename_axis(columns=None)
     return means.assign(told=means["told"].map(NAMES))[["method", "told", "R@1", "R@10", "R@50", "MRR"]]
+
+
+def written_table(results: pd.DataFrame) -> pd.DataFrame:
+    """Measures of what is written (`tasks.replies`), the mean over seeds, and what each is."""
+    rows = results[results["task"] == WRITTEN]
+    means = rows.groupby(["variant", "metric"])["value"].mean().round(3)
+    shown = [(means.get(("" if name != TITLES else "tokens=off", metric)), name) for metric, name in MEASURES]
+    return pd.DataFrame([(name, value) for value, name in shown if value is not None], columns=["measure", "value"])
 
 
 def by_films_named(params: Params, seed: int) -> pd.DataFrame:
