@@ -51,7 +51,7 @@ def talker(params: Params, seed: int, method: str, told: Told = "words and films
         "encoder": encoder,
         "qformer": params.qformer if encoder == "qformer" else None,
         "mlp_tokens": params.phase2.mlp_tokens,
-        "settings": params.chat.model_copy(update={"enabled": True}),
+        "settings": params.chat.model_copy(update={"enabled": True, "write": 1}),
         "told": told,
         "seed": seed,
         **recorded.to_teach(params),
