@@ -1,8 +1,9 @@
 """`ILM.chat`: the model's turn in a conversation.
 
-First it recommends: the read-out's query where the assistant is to speak, held against all items, those named so far
-left out. Then the LLM writes, with the chosen items in its prompt. Every item of a reply is one of the catalogue's, put
-there by us; between items the LLM writes in small letters, so it cannot name one of its own.
+Where the user asks about items that were named, it tells of them (`inquiry`). Else it recommends: the read-out's query
+where the assistant is to speak, held against all items, those named so far left out. Then the LLM writes, with the
+chosen items in its prompt. Every item of a reply is one of the catalogue's, put there by us; between items the LLM
+writes in small letters, so it cannot name one of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ilm_lib.model import door
 from ilm_lib.model.backbone import context_length
 from ilm_lib.model.chat import Message, chat_template
 from ilm_lib.model.dialogue import DialoguePrompt
+from ilm_lib.model.inquiry import asked_about
 from ilm_lib.model.pen import SENTENCE, Pen
 from ilm_lib.model.prompts import Item, Prompt, User
 from ilm_lib.model.recommend import Recommendation, dialogue_prompt, place_queries, recommended
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 LONGEST = 4_000  # characters of a text that are read, its last ones
 FACTS = 40  # words of an item's text that are shown
+TOLD = 80  # and that are told to who asks about it
 ASKS = (
     "What do you like? Name one or two, or say what you are looking for.",
     "Tell me a little more: one that you liked, or what kind it should be.",
@@ -49,7 +52,8 @@ class Reply:
     """What the model says in its turn. A reply is iterated as it is written, a text or an Item at a time.
 
     Attributes:
-        recommended: what it recommends, best first; [] where it asks back. There before the first word is written.
+        recommended: what it recommends, best first; [] where it asks back, or tells of items that it was asked about.
+            There before the first word is written.
         understood: the turns so far, with items in the place of their names.
 
     Example:
@@ -111,6 +115,8 @@ def chat(
     unwanted, known = {*listed(rejected, "rejected")}, listed(seen, "seen")
     named = [part.row for turn in turns for part in turn["content"] if isinstance(part, Item)]
     titles = ilm.names().spoken
+    if about := asked_about(turns):
+        return Reply([], turns, _informed(ilm, shown, turns, about), titles)
     if unwanted.issuperset(named) and not _tells(turns):
         asked = sum(turn["role"] == "assistant" for turn in turns)
         return Reply([], turns, iter([ASKS[asked % len(ASKS)]]), titles)
@@ -206,14 +212,32 @@ def _sentences(ilm: ILM, shown: DialoguePrompt, pen: Pen, prompt: list, items: S
             prompt.append(part)
 
 
-def own_words(text: str, title: str) -> str:
+def _informed(ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], items: Sequence[Item]) -> Iterator[str | Item]:
+    """What is known of items, a part at a time: an item's own text, and where it has none the LLM's words."""
+    name, prompt = ilm.names(), _to_write(ilm, shown, turns, items)
+    for number, item in enumerate(items):
+        yield from ["\n"] * bool(number)
+        yield item
+        title = readable(name.titles[item.row])
+        if own := own_words(readable(name.texts[item.row]) if name.texts else "", title, TOLD):
+            yield f": {own}"
+            continue
+        yield " is"
+        with closing(Pen(ilm)) as pen:
+            yield from pen.sentence([*prompt, name.spoken[item.row], *_tokens(ilm, shown, item), " is"])
+
+
+def own_words(text: str, title: str, most: int = FACTS) -> str:
     """The first sentences of an item's text, without its title; what an LLM that was not taught to answer is spared.
+
+    Args:
+        most: words.
 
     >>> own_words("Heat (1995). Crime, Drama. A detective hunts a thief.", "Heat (1995)")
     'Crime, Drama. A detective hunts a thief.'
     """
     sentences = text.removeprefix(title).lstrip(". ").split(". ")
-    kept = [end for end in range(1, len(sentences) + 1) if len(" ".join(sentences[:end]).split()) <= FACTS]
+    kept = [end for end in range(1, len(sentences) + 1) if len(" ".join(sentences[:end]).split()) <= most]
     return ". ".join(sentences[: max(kept, default=1)]).rstrip(".") + "." if sentences[0] else ""
 
 
