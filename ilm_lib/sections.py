@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ilm_lib.explain import Wrong
 from ilm_lib.values import Batch, Count, Few, Moment, Name, Place, Rate, Section, Seed, Separator, Share, Size, distinct
 
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -37,8 +38,15 @@ class Optim(Section):
     schedule: Literal["linear", "cosine"] = "linear"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     optimizer: Literal["adafactor", "adamw"] = "adamw"
+    relative: bool = Field(True, description="adafactor: a step is a share of a weight's size; False: as large as Adam's")
     weight_decay: float = Field(0.0, ge=0, le=10)
     precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _relative_is_adafactors(self) -> Self:
+        if not self.relative and self.optimizer != "adafactor":
+            raise Wrong("relative: false is read with optimizer: adafactor alone; leave one of them out")
+        return self
 
 
 class Data(Section):

@@ -72,6 +72,7 @@ class QFormerParams(Section):
     layers: Few = 8
     width: Size = 768
     heads: Few = 12
+    inner: Size | None = Field(None, description="width inside the feed-forward blocks; None: four times `width`")
     cross_attention_frequency: Few = Field(2, description="cross attention in every n-th layer")
     cf_keys: Few = Field(1, description="keys a CF vector is spread over for cross attention to choose among")
     contrast_dim: Size | None = Field(
@@ -82,6 +83,12 @@ class QFormerParams(Section):
     text_vocab: int = Field(8000, gt=300, le=1_000_000, description="BPE size when the text tower starts from scratch")
     text_tower: Place | None = Field(None, description="folder of a BERT-family checkpoint, 'minilm', or None")
     max_text_tokens: int = Field(64, gt=4, le=65_536)
+
+    @model_validator(mode="after")
+    def _inner_is_the_checkpoints(self) -> Self:
+        if self.text_tower and self.inner not in (None, 4 * self.width):
+            raise ValueError("qformer.inner is that of the checkpoint with qformer.text_tower; leave it out")
+        return self
 
 
 class Phase1(Optim):
@@ -117,6 +124,7 @@ class Backbone(Optim):
     layers: Few = 8
     width: Size = 1024
     heads: Few = 16
+    inner: Size | None = Field(None, description="width inside the gated feed-forward blocks; None: twice `width`")
     vocab: int = Field(8000, gt=300, le=1_000_000)
     index_tokens: Literal["pairs", "whole"] = Field(
         "pairs", description="how our LLM reads item_1234: two digits a token, or one token for every item and user"

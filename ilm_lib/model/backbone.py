@@ -41,7 +41,7 @@ def new_backbone(params: Backbone, tokenizer: PreTrainedTokenizerBase, max_lengt
             hidden_size=params.width,
             num_hidden_layers=params.layers,
             num_attention_heads=params.heads,
-            intermediate_size=2 * params.width,
+            intermediate_size=params.inner or 2 * params.width,
             max_position_embeddings=max_length,
             tie_word_embeddings=True,
             pad_token_id=tokenizer.pad_token_id,

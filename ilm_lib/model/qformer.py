@@ -119,13 +119,13 @@ class QFormer(nn.Module):
 
     def __init__(self, params: QFormerParams, cf_dim: int):
         super().__init__()
-        D = params.width
+        D, inner = params.width, params.inner or 4 * params.width
         self.params, self.num_query_tokens = params, params.num_query_tokens
         self.query_tokens = nn.Parameter(torch.randn(1, params.num_query_tokens, D) * 0.5)
         self.item_in = nn.Linear(cf_dim, params.cf_keys * D)
         self.norm = nn.LayerNorm(D, eps=1e-12)
         self.layers = nn.ModuleList(
-            Layer(D, params.heads, i % params.cross_attention_frequency == 0, 4 * D, params.cf_keys)
+            Layer(D, params.heads, i % params.cross_attention_frequency == 0, inner, params.cf_keys)
             for i in range(params.layers)
         )
         draw_weights(self, D)

@@ -29,7 +29,7 @@ class QFormerForPhase1(nn.Module):
         super().__init__()
         params, D = qformer.params, qformer.params.width
         self.word, self.position = nn.Embedding(vocab_size, D), nn.Embedding(params.max_text_tokens, D)
-        self.text_ffn = nn.ModuleList(FeedForward(D, 4 * D) for _ in qformer.layers)
+        self.text_ffn = nn.ModuleList(FeedForward(D, params.inner or 4 * D) for _ in qformer.layers)
         self.lm_transform, self.lm_norm = nn.Linear(D, D), nn.LayerNorm(D, eps=1e-12)
         self.lm_bias = nn.Parameter(torch.zeros(vocab_size))
         self.match_head = nn.Linear(D, 2)

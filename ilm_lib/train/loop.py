@@ -188,8 +188,9 @@ def schedule(step: int, optim: Optim) -> float:
 
 def _optimizer(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
     """One kernel for all parameters where there is one: small ones cost more to start than to update."""
-    if optim.optimizer == "adafactor":  # arXiv 1804.04235, with the relative step size off
-        return torch.optim.Adafactor(parameters, lr=optim.lr, weight_decay=optim.weight_decay, foreach=True)
+    if optim.optimizer == "adafactor":  # arXiv 1804.04235, whose step is `lr` times max(eps2, RMS of the weights)
+        eps = None, 1e-3 if optim.relative else 1.0
+        return torch.optim.Adafactor(parameters, lr=optim.lr, eps=eps, weight_decay=optim.weight_decay, foreach=True)
     return torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay, betas=(0.9, 0.98), fused=True)
 
 
