@@ -3,10 +3,10 @@
 **Memory** is not guessed: one step is played with PyTorch's fake tensors, which have shapes and no numbers, and what it
 allocates and frees is added up. Optimizer state and updates, which follow from the weights, are formulas.
 
-**FLOPs** are those of matrix products, two for each multiplication and addition. With W weights in matrices and n tokens:
-2 W n forward, twice that backward, half of that where the weights are frozen and gradients only pass through them (6 W n
-and 4 W n in all). Attention: 4 H forward in a layer of width H for each pair of positions of a prompt, three times that in
-all. The output layer counts at labelled places alone, and padding nowhere.
+**FLOPs** are those of matrix products, two for each multiplication and addition. With W weights in matrices and n
+tokens: 2 W n forward, twice that backward, half of that where the weights are frozen and gradients only pass through
+them (6 W n and 4 W n in all). Attention: 4 H forward in a layer of width H for each pair of positions of a prompt,
+three times that in all. The output layer counts at labelled places alone, and padding nowhere.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def count(model: nn.Module) -> int:
 
 
 def count_bare(model: nn.Module) -> int:
-    """All weights but the embeddings of tokens and of their places, and an output layer that is tied to them or stands for
-    them: what the paper's 168M and 128M are held against, as vocabularies differ between data sets."""
+    """All weights but the embeddings of tokens and of their places, and the output layer of an LLM: what the paper's
+    168M and 128M are held against, because vocabularies differ between data sets."""
     return sum(p.numel() for p in _bare(model))
 
 
@@ -87,8 +87,8 @@ def llm_flops(llm: PreTrainedModel, load: Load, *, products: int, attention: int
     """FLOPs through an LLM.
 
     Args:
-        products, attention: how often the forward pass's: 1 and 1 forward, 3 and 3 in training, 2 and 3 where the weights
-            are frozen and gradients pass through.
+        products, attention: how often those of the forward pass: 1 and 1 forward, 3 and 3 in training, 2 and 3 where
+            the weights are frozen and gradients pass through.
     """
     config = llm.config.get_text_config()
     heads = config.num_attention_heads
@@ -101,22 +101,27 @@ def llm_flops(llm: PreTrainedModel, load: Load, *, products: int, attention: int
 
 
 def query_flops(qformer: QFormer, entities: float) -> float:
-    """FLOPs of a forward pass of the query tower; the first layer's self-attention is the same for all."""
+    """FLOPs of a forward pass of the query tower. What its first layer does before it meets an item is done once."""
     p, D = qformer.params, qformer.params.width
-    N, keys, inner = p.num_query_tokens, p.cf_keys, qformer.layers[0].query_ffn.up.out_features  # type: ignore
+    N, keys, inner = p.num_query_tokens, p.cf_keys, qformer.layers[0].query_ffn.up.out_features
     crossing = sum(bool(layer.cross) for layer in qformer.layers)
     places = entities * N
-    cross = 2 * entities if keys == 1 else 2 * places + 2 * keys * entities
+    cross = crossing * 2 * entities
+    if keys > 1:  # there is something to choose among: queries ask for it
+        cross = crossing * (places + 2 * keys * entities) + (crossing - 1) * places + N
     pairs = N * (places * (p.layers - 1) + N) + (crossing * keys * places if keys > 1 else 0)
-    linear = 4 * D * D * ((p.layers - 1) * places + N) + 2 * D * inner * p.layers * places + D * D * crossing * cross
+    linear = 4 * D * D * ((p.layers - 1) * places + N) + 2 * D * inner * p.layers * places + D * D * cross
     return 2 * (linear + qformer.item_in.weight.numel() * entities) + 4 * D * pairs
 
 
 def phase1_flops(model: QFormerForPhase1, texts: int, length: int, wanted: tuple[str, ...]) -> float:
-    """FLOPs of a step of phase 1, forward and backward, in the mean over the kinds of batches that alternate."""
+    """FLOPs of a step of phase 1, forward and backward, in the mean over the kinds of batches that alternate.
+
+    With ITM and no ITC it is too many: what picks its negatives then gets no gradient.
+    """
     q, p, D = model.qformer, model.qformer.params, model.qformer.params.width
     N, vocab, layers, inner = p.num_query_tokens, len(model.word.weight), p.layers, model.text_ffn[0].up.out_features
-    attend, ffn = 4 * D * D, 2 * D * inner  # type: ignore[operator]
+    attend, ffn = 4 * D * D, 2 * D * inner
     kinds = [query_flops(q, 2 * texts) + 2 * (texts * N) ** 2 * (p.contrast_dim or D)] * len({"ii", "ui"} & {*wanted})
     if {"itc", "itg", "itm"} & {*wanted}:
         linear, pairs, tokens = 0.0, 0.0, texts * length
@@ -151,11 +156,12 @@ class _Living(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and (place := (storage := tensor.untyped_storage())._cdata) not in self._known:
-                self._known.add(place)
+            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+            if storage is not None and storage._cdata not in self._known:
+                self._known.add(storage._cdata)
                 self.now += storage.nbytes()
                 self.most = max(self.most, self.now)
-                weakref.finalize(storage, self._freed, place, storage.nbytes())
+                weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
         return out
 
     def _freed(self, place: int, size: int) -> None:
@@ -206,7 +212,7 @@ def memory(
         with _Living() as living:
             with torch.autocast("cpu", torch.bfloat16, enabled=low):
                 total = sum(loss(model.train(), _faked(mode, batch)).values())
-            total.backward()  # type: ignore[union-attr]
+            total.backward()
         size = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)
         weights, gradients = size([*model.parameters(), *model.buffers()]), size(trained)
     state = 2 * gradients if optim.optimizer == "adamw" else sum(_factored(p) for p in trained)

@@ -38,7 +38,7 @@ class Optim(Section):
     schedule: Literal["linear", "cosine"] = "linear"
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     optimizer: Literal["adafactor", "adamw"] = "adamw"
-    relative: bool = Field(True, description="adafactor: a step is a share of a weight's size; False: as large as Adam's")
+    relative: bool = Field(True, description="adafactor: steps are shares of the weights' size; False: of `lr`'s")
     weight_decay: float = Field(0.0, ge=0, le=10)
     precision: Precision = "float32"
 
