@@ -228,9 +228,10 @@ def test_what_a_plan_says(capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", sorted(p.stem for p in (ROOT / "params").glob("*.yaml")))
-def test_every_profile_has_a_plan(profile):
+def test_every_profile_has_a_plan(profile, monkeypatch):
     params = load_params(profile)
-    found = plans.plan(params.with_(**{"qformer.layers": 2, "backbone.layers": 1}))
+    monkeypatch.setattr("ilm_lib.trainings.DRAWN", 1)
+    found = plans.plan(params.with_(**{"qformer.layers": 1, "backbone.layers": 1}))
     assert found.stages and found.peak > 0 and "not planned" in found.notes[-1]
     for stage in found.stages:
         assert stage.flops > 0 and (stage.memory is None or min(asdict(stage.memory).values()) > 0)

@@ -11,7 +11,8 @@ from torch import nn
 from ilm_lib.devices import use_bfloat16
 from ilm_lib.settings import Optim
 from ilm_lib.train import losses as o
-from ilm_lib.train.loop import drawn_batches, fit, schedule
+from ilm_lib.train.loop import Diverged, drawn_batches, fit, schedule
+from ilm_lib.train.pause import OutOfTime, is_over, time_limit
 
 
 class Interrupted(Exception):
@@ -81,6 +82,35 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, optimizer, e
     resumed, rest = run(**kwargs, state=state)
     assert equal(weights, resumed)
     pd.testing.assert_frame_equal(history, rest)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_a_run_that_is_out_of_time_goes_on_as_if_it_had_not_been(tmp_path, optimizer):
+    """Stopped after every step, in the middle of a row of the log and of an evaluation interval too."""
+    kwargs = dict(steps=60, optimizer=optimizer, evaluate=noise_of, eval_every=10)  # a row every third step
+    weights, history = run(**kwargs)
+    state = tmp_path / "state.safetensors"
+    for done in range(1, 60):
+        with time_limit(0), pytest.raises(OutOfTime, match=f"stopped after step {done} of 60"):
+            run(**kwargs, state=state)
+    with time_limit(0):  # the last step is the end of it
+        resumed, rest = run(**kwargs, state=state)
+    assert equal(weights, resumed)
+    pd.testing.assert_frame_equal(history, rest)
+    with time_limit(None), time_limit(3600):
+        assert not is_over()
+        with time_limit(0), time_limit(None):
+            assert is_over()
+    with time_limit(0):  # without a state to save there is nothing to go on from
+        assert equal(run(**kwargs)[0], weights)
+
+
+def test_what_is_saved_out_of_time_is_checked(tmp_path):
+    model, state = nn.Linear(2, 1), tmp_path / "state.safetensors"
+    loss, optim = lambda m, b: {"x": m(b).sum()}, Optim(steps=100)
+    with time_limit(0), pytest.raises(Diverged, match="not finite at step 1 "):
+        fit(model, [*model.parameters()], loss, lambda n: torch.full((4, 2), np.nan), optim, seed=0, state=state)
+    assert not state.exists()
 
 
 def test_a_resumed_run_does_not_repeat_steps(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ilm_lib.baselines.cf import CFEmbeddings, top_k
 from ilm_lib.baselines.popularity import popularity_top_k
@@ -22,7 +24,8 @@ from ilm_lib.study import inputs, stages
 from ilm_lib.study.artifacts import Artifact, stage
 from ilm_lib.tasks.openp5 import TASKS, rank
 from ilm_lib.tasks.openp5 import beam_recall as measure_beam_recall
-from ilm_lib.train.state import STATE
+from ilm_lib.train.pause import OutOfTime, is_over
+from ilm_lib.train.state import STATE, load_state, save_state
 
 # ---------------------------------------------------------------- stages
 
@@ -108,14 +111,18 @@ def make_llm_ranking(
     precision: Precision,
     **wording: Any,
 ) -> None:
-    """The frozen LLM writes its items, for every task, wording and history rule."""
+    """The frozen LLM writes its items, for every task, wording and history rule. A task and wording is kept once it is
+    done: a run that was interrupted goes on after it."""
     tasks = inputs.tasks_of(data, **wording)
     users = inputs.sample_users(tasks.data, "test", max_users)
     control = {} if shuffle_seed is None else {"shuffled": True, "seed": shuffle_seed}
     ilm = stages.trained_ilm(llm, cf, trained, tasks=tasks, item_positions=item_positions, **control)
     ilm, tops = ilm.to(device()), {}
-    for task in TASKS:
-        for asked in wordings:
+    for task, asked in product(TASKS, wordings):
+        part, run = folder / f"state.{task}-{asked}.safetensors", {"task": task, "wording": asked}
+        if (done := load_state(part, run)) is None:
+            if is_over():
+                raise OutOfTime(f"evaluation: stopped before {task} {asked}; run it again, and it goes on")
             found = rank(
                 ilm,
                 tasks,
@@ -129,7 +136,9 @@ def make_llm_ranking(
                 batch_size=batch_size,
                 autocast=use_bfloat16(precision),
             )
-            tops |= {f"{task}|{asked}|{rule}": top for rule, top in found.items()}
+            done = {str(rule): torch.from_numpy(top) for rule, top in found.items()}, {}
+            save_state(part, done[0], {"run": run})
+        tops |= {f"{task}|{asked}|{rule}": top.numpy() for rule, top in done[0].items()}
     save_tops(folder, tasks.data, users, tops)
 
 

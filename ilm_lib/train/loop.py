@@ -17,6 +17,7 @@ from ilm_lib.devices import use_bfloat16
 from ilm_lib.errors import Refusal
 from ilm_lib.progress import progress, say
 from ilm_lib.settings import Optim
+from ilm_lib.train.pause import OutOfTime, is_over
 from ilm_lib.train.state import load_state, save_state
 
 LossFn = Callable[[nn.Module, Any], Mapping[str, Tensor]]
@@ -52,12 +53,14 @@ def fit(
             a batch, as in phase 1, compare within each of them.
         evaluate: (model, step) -> named values, every `eval_every` steps and at the end.
         keep_best: a name among those; the weights of the highest value are restored at the end.
-        state: file for resumable state, written at every evaluation. A run that finds it goes on where settings,
-            seed and shapes are the same; what `batches` draws is not compared, so another run takes another file.
+        state: file for resumable state, written at every evaluation, and where a `pause.time_limit` is over. A run
+            that finds it goes on where settings, seed and shapes are the same; what `batches` draws is not compared,
+            so another run takes another file.
 
     Raises:
         StateError: the state can be neither written nor read.
         Diverged: a loss is not finite.
+        OutOfTime: a `pause.time_limit` is over; the state is saved.
 
     Returns:
         columns step, name, value, split ("train" or "heldout"); train values are means since the last row.
@@ -103,6 +106,11 @@ def fit(
             bare.train()
         if state is not None and done % every == 0 and accelerator.is_main_process:
             run.save(state, identity)
+        if state is not None and done < optim.steps and is_over():
+            run.means()  # nothing unchecked is ever saved
+            if accelerator.is_main_process:
+                run.save(state, identity)
+            raise OutOfTime(f"{label}: stopped after step {done:,} of {optim.steps:,}; run it again, and it goes on")
     run.restore_best()
     bare.eval()
     return pd.DataFrame(run.rows, columns=["step", "name", "value", "split"])
@@ -123,14 +131,18 @@ class _Run:
             total, shares = self.sums.get(name, (0.0, 0.0))
             self.sums[name] = (total + share * value.detach().float(), shares + share)
 
-    def log_losses(self) -> None:
+    def means(self) -> dict[str, float]:
+        """Losses since the last row of the log; Diverged where one is no number."""
         means = {name: float(total) / shares for name, (total, shares) in self.sums.items()}
         if wrong := [name for name, mean in means.items() if not math.isfinite(mean)]:
             raise Diverged(
                 f"{self.label}: the loss is not finite at step {self.done} ({', '.join(wrong)}). Lower the learning "
                 "rate, `lr` in its section of the profile, or set precision: float32"
             )
-        self._log(means, "train")
+        return means
+
+    def log_losses(self) -> None:
+        self._log(self.means(), "train")
         self.sums = {}
 
     def log_evaluation(self, values: Mapping[str, float], keep_best: str | None) -> None:
@@ -146,7 +158,9 @@ class _Run:
         tensors |= {f"best.{i}": value for i, value in enumerate(self.best_weights or ())}
         for i, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value for name, value in values.items()}
-        save_state(state, tensors, {"run": identity, "step": self.done, "best": self.best, "rows": self.rows})
+        sums = {name: [float(total), shares] for name, (total, shares) in self.sums.items()}
+        about = {"run": identity, "step": self.done, "best": self.best, "rows": self.rows, "sums": sums}
+        save_state(state, tensors, about)
 
     def load(self, state: Path, identity: Mapping[str, Any]) -> None:
         if (saved := load_state(state, identity)) is None:
@@ -163,6 +177,7 @@ class _Run:
         if "best.0" in tensors:
             self.best_weights = [tensors[f"best.{i}"].to(p.device) for i, p in enumerate(self.parameters)]
         self.done, self.best, self.rows = about["step"], about["best"], about["rows"]
+        self.sums = {name: (total, shares) for name, (total, shares) in about.get("sums", {}).items()}
         say(f"{self.label}: goes on after step {self.done}, from {state}")
 
     def restore_best(self) -> None:
