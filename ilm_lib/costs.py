@@ -129,11 +129,11 @@ def phase1_flops(model: QFormerForPhase1, texts: int, length: int, wanted: tuple
             linear += (layers - 1) * tokens * (attend + ffn) + texts * (attend + ffn)
             pairs += (layers - 1) * tokens * length
         if "itm" in wanted:  # pairs, three for each text; the first layer attends before a pair is made
-            rows, both = 3 * texts, N + length
-            linear += texts * both * attend + tokens * ffn + rows * N * ffn * (layers - 1)
-            linear += (layers - 2) * rows * (both * attend + length * ffn) + rows * (attend + ffn)
+            rows, both, first, paired = 3 * texts, N + length, min(1, layers - 1), max(0, layers - 2)
+            linear += first * (texts * both * attend + tokens * ffn) + rows * N * ffn * (layers - 1)
+            linear += paired * rows * (both * attend + length * ffn) + rows * (attend + ffn)
             linear += 2 * D * D * rows * sum(bool(layer.cross) for layer in [*q.layers][:-1])
-            pairs += texts * both**2 + (layers - 2) * rows * both**2
+            pairs += first * texts * both**2 + paired * rows * both**2
         if "itg" in wanted:
             written = texts * (length - 1)
             linear += written * (layers * (attend + ffn) + D * D + vocab * D)

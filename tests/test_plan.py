@@ -98,8 +98,9 @@ def test_flops_of_the_query_tower(sizes):
 
 
 @pytest.mark.parametrize("wanted", [("itc", "itg", "itm", "ui"), ("itc", "itm"), ("itg",), ("itc",), ("ii", "ui")])
-def test_flops_of_phase_1(wanted):
-    params = load_params("toy", **SMALL)
+@pytest.mark.parametrize("layers", [2, 3])
+def test_flops_of_phase_1(wanted, layers):
+    params = load_params("toy", **SMALL | {"qformer.layers": layers})
     model, losses = Trainings(params, *prompts(params)[:1], "cpu")._align("", params, wanted).make()[0], 0
     texts = {"itc", "itg", "itm"} & {*wanted}
     kinds = ([tuple(texts)] if texts else []) + [(k,) for k in ("ii", "ui") if k in wanted]
