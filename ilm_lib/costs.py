@@ -122,11 +122,14 @@ def phase1_flops(model: QFormerForPhase1, texts: int, length: int, wanted: tuple
     q, p, D = model.qformer, model.qformer.params, model.qformer.params.width
     N, vocab, layers, inner = p.num_query_tokens, len(model.word.weight), p.layers, model.text_ffn[0].up.out_features
     attend, ffn = 4 * D * D, 2 * D * inner
-    kinds = [query_flops(q, 2 * texts) + 2 * (texts * N) ** 2 * (p.contrast_dim or D)] * len({"ii", "ui"} & {*wanted})
+    compared, project = p.contrast_dim or D, D * (p.contrast_dim or 0)
+    of_pairs = query_flops(q, 2 * texts) + 2 * (2 * texts * N * project + (texts * N) ** 2 * compared)
+    kinds = [of_pairs] * len({"ii", "ui"} & {*wanted})
     if {"itc", "itg", "itm"} & {*wanted}:
         linear, pairs, tokens = 0.0, 0.0, texts * length
         if {"itc", "itm"} & {*wanted}:  # the text alone, in the last layer its first position
             linear += (layers - 1) * tokens * (attend + ffn) + texts * (attend + ffn)
+            linear += texts * (N + 1) * project + texts * texts * N * compared
             pairs += (layers - 1) * tokens * length
         if "itm" in wanted:  # pairs, three for each text; the first layer attends before a pair is made
             rows, both, first, paired = 3 * texts, N + length, min(1, layers - 1), max(0, layers - 2)
