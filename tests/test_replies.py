@@ -8,8 +8,9 @@ import torch
 
 from ilm_lib import Item
 from ilm_lib.data.conversations import Dialogue, Film, Turn
+from ilm_lib.model.reply import FRAMES, LEADS
 from ilm_lib.study.replies import before_people
-from ilm_lib.tasks.replies import Written, distinct, person_nll, reply_measures, write
+from ilm_lib.tasks.replies import Name, Written, distinct, person_nll, reply_measures, write
 
 ASKS = [{"role": "user", "content": ["I liked ", Item(3), ", something sadder?"]}]
 SAID = ["Have you seen ", Item(7), "? It made me cry"]
@@ -43,6 +44,15 @@ def test_a_model_writes_real_items_that_are_new(new_talker):
     assert write(ilm, [ASKS]) == write(ilm, [ASKS])
 
 
+def test_what_stands_around_items_is_not_counted_as_written(new_talker):
+    ilm = new_talker()
+    (reply,) = write(ilm, [ASKS])
+    whole = ilm.chat(ASKS, 2).text
+    fixed = [part for part in (*LEADS, *FRAMES) if part in whole]
+    assert fixed and len(reply.said) == 2
+    assert not any(part in text for part in fixed for _, text in reply.said)
+
+
 # ---------------------------------------------------------------- a person's words
 
 
@@ -71,6 +81,15 @@ def test_the_same_words_count_however_films_are_shown(new_talker):
     assert with_tokens[1] == titles[1] > 0 and with_tokens[0] != titles[0]
 
 
+def test_names_of_films_that_the_catalogue_lacks_are_read_and_do_not_count(new_talker):
+    ilm = new_talker()
+    said = lambda name: [(ASKS, ["Have you seen ", name, "? It made me cry"])]
+    (nats,), (count,) = person_nll(ilm, said(Name("A Film of Many Words (1999)")))
+    (other,), (as_many,) = person_nll(ilm, said(Name("Short (2001)")))
+    assert count == as_many == person_nll(ilm, [(ASKS, SAID)])[1][0] and nats != other
+    assert person_nll(ilm, said("A Film of Many Words (1999)"))[1][0] > count, "as words it would count"
+
+
 def test_turns_together_are_as_each_alone(new_talker):
     ilm = new_talker()
     turns = [
@@ -97,4 +116,7 @@ def test_before_people_ends_where_a_new_film_answers_the_seeker():
     assert [content for _, content in found] == [[Item(3), " is good, ", Item(7)], [Item(2)]]
     assert [len(turns) for turns, _ in found] == [2, 2] and found[0][0][-1]["role"] == "user"
     assert len(before_people([one, two] * 20, rows, 5)) == 5
+    strange = Dialogue("4", (Turn(False, ("Hi",)), Turn(True, (film(99), " or ", film(7)))), {})
+    ((_, content),) = before_people([strange], rows, 9)
+    assert content == ["Film 99", " or ", Item(7)] and [isinstance(p, Name) for p in content] == [True, False, False]
     assert np.unique([len(t) for t, _ in before_people([one, two] * 20, rows, 100)]).tolist() == [2]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ilm_lib.data.conversations import read_redial
+from ilm_lib.data.conversations import Film, read_redial
 from ilm_lib.data.elm24 import read_facts
 from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.files import read_json, write_json
@@ -24,7 +24,7 @@ from ilm_lib.study.conversation import MADE_BY, model_of, talker_inputs, world_o
 from ilm_lib.study.probes import facts_told
 from ilm_lib.tasks.conversation import questions_of
 from ilm_lib.tasks.dialogues import messages_of
-from ilm_lib.tasks.replies import Written, person_nll, reply_measures, write
+from ilm_lib.tasks.replies import Name, Written, person_nll, reply_measures, write
 
 Asked = list[tuple[list[Message], Content]]
 
@@ -84,12 +84,17 @@ def before_people(told: Sequence, rows: dict[str, int], most: int) -> Asked:
             first.setdefault(question.dialogue, question.turn)
     chosen = [*first.items()]
     chosen = [chosen[n] for n in np.linspace(0, len(chosen) - 1, min(most, len(chosen))).astype(int)]
-    messages = [messages_of(told[dialogue].turns[: turn + 1], rows) for dialogue, turn in chosen]
-    return [(turns[:-1], turns[-1]["content"]) for turns in messages]
+    people = []
+    for dialogue, turn in chosen:
+        *turns, answer = messages_of(told[dialogue].turns[: turn + 1], rows)
+        film = [isinstance(part, Film) for part in told[dialogue].turns[turn].content]
+        lacks = [named and isinstance(part, str) for named, part in zip(film, answer["content"])]
+        people.append((turns, [Name(p) if missing else p for p, missing in zip(answer["content"], lacks)]))
+    return people
 
 
 def measured(params: Params, seed: int, method: str, *, build: bool = False) -> dict[str, dict[str, tuple[float, int]]]:
-    """By variant, measures of what is written and how many things each counts; what cannot be counted is left out.
+    """By variant, measures of what is written and how many things each is of; what cannot be counted is left out.
 
     See `tasks.replies` and `probes.facts_told`. Where there are people's replies, "log_pplx" is of their words, in nats
     a token; with "tokens=off" the LLM reads films as titles alone.
@@ -99,10 +104,15 @@ def measured(params: Params, seed: int, method: str, *, build: bool = False) -> 
     data = inputs.dataset(params)
     said = [(text, [read_facts(data.texts[row])]) for one in written for row, text in one.said]
     found = reply_measures(written, data.num_items)
+    size = {"repeated": sum(len(one.recommended) for one in written)}  # the others are of texts
     if said:
         facts = facts_told(*zip(*said))
-        found |= {"genres_right": facts["genres right"], "decades_right": facts["decades right"]}
-    counted = {"": {name: (value, len(said)) for name, value in found.items() if said and value == value}}
+        for kind in ("genres", "decades"):
+            found[f"{kind}_right"] = facts[f"{kind} right"]
+            size[f"{kind}_right"] = round(facts[f"{kind} a text"] * len(said))  # of facts
+    counted = {
+        "": {name: (value, size.get(name, len(said))) for name, value in found.items() if said and value == value}
+    }
     if (path := artifact.path("people.npz")).is_file():
         with np.load(path) as people:
             n = int(people["count"].sum())

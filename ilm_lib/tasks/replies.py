@@ -17,9 +17,14 @@ from ilm_lib.model.chat import Message
 from ilm_lib.model.dialogue import Content, DialoguePrompt
 from ilm_lib.model.prompts import Item, Prompt, User
 from ilm_lib.model.recommend import dialogue_prompt
+from ilm_lib.model.reply import FRAMES, LEADS
 
 if TYPE_CHECKING:
     from ilm_lib.model.ilm import ILM
+
+
+class Name(str):
+    """A film that a person names and the catalogue lacks: read as its name, and not counted as the person's words."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Written:
     Attributes:
         named: rows of the items in the turns before.
         recommended: rows of the items it recommends.
-        said: of each item that stands in the reply its row and the words that follow it, up to the next.
+        said: of each item that stands in the reply its row and the words that follow it, up to the next, without those
+            that stand in every reply (`reply.LEADS`, `reply.FRAMES`).
     """
 
     named: list[int]
@@ -43,10 +49,10 @@ def write(ilm: ILM, dialogues: Sequence[Sequence[Message]], k: int = 2) -> list[
     for turns in dialogues:
         reply = ilm.chat(turns, k)
         said: list[tuple[int, str]] = []
-        for part in reply.content:
+        for part in reply:
             if isinstance(part, Item):
                 said.append((part.row, ""))
-            elif said:
+            elif said and part not in (*LEADS, *FRAMES):
                 said[-1] = said[-1][0], said[-1][1] + part
         named = [part.row for turn in reply.understood for part in turn["content"] if isinstance(part, Item)]
         replies.append(Written(named, [one.item.row for one in reply.recommended], said))
@@ -88,8 +94,9 @@ def person_nll(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How improbable the model finds what a person said in its place: (n,) nats of each turn, and (n,) tokens.
 
-    Counted are words. What a person says stands between the films it names; of each stretch words count from its first
-    blank on, so that the same tokens count however films are shown.
+    Counted are words. What a person says stands between the films it names, also those that the catalogue lacks
+    (`Name`); of each stretch words count from its first blank on, so that the same tokens count however films are
+    shown. So the first word of a turn does not count, and of a turn of films and single words nothing does.
 
     Args:
         turns: of each the turns before, the last the user's, and what the person said.
@@ -123,6 +130,9 @@ def _scored(ilm: ILM, shown: DialoguePrompt, before: Sequence[Message], content:
     for part in content:
         if isinstance(part, Item):  # a blank before a title is the title's: no token spans it
             prompt += [f" {titles[part.row]}"] * shown.titles + [part] * shown.tokens
+            continue
+        if isinstance(part, Name):
+            prompt.append(f" {part}")
             continue
         head, blank, rest = part.rstrip().partition(" ")
         prompt.append(head)
