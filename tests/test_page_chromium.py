@@ -224,6 +224,19 @@ def test_a_reply_is_cut_into_what_it_says_of_each(reader, content, leads, whys):
     assert reader.js(cut.replace("CONTENT", json.dumps(content))) == [leads, whys]
 
 
+def test_an_answer_about_an_item_shows_it_as_one(reader):
+    reader.opens()
+    said = """(async () => {
+        const { Talk } = await import("/page/talk.js");
+        const talk = new Talk();
+        talk.names.set("x", "Xenon").set("a", "A < B");
+        const content = "<item:x>: Drama. Like <item:a>.\\n<item:none>: sad";
+        return [talk.pieces({ cards: [], content }).says, talk.plain(content)] })()"""
+    x, a = {"id": "x", "name": "Xenon"}, {"id": "a", "name": "A < B"}
+    parts = [x, ": Drama. Like ", a, ".\n<item:none>: sad"]
+    assert reader.js(said) == [parts, "Xenon: Drama. Like A < B.\n<item:none>: sad"]
+
+
 def test_titles_are_text(reader):
     reader.opens()
     for query, name in (("script", "<script>owned=1</script>"), ("onerror", '"><img src=x onerror=owned=1>')):

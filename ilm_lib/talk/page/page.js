@@ -85,7 +85,7 @@ function closing(text) {
   clear(".failure");
   const turn = talk.answer([], text);
   at("talk").append(view.answer(turn, mark));
-  view.write(turn, { text, found: [] });
+  view.write(turn, { says: [text], found: [] });
   turn.node.classList.add("closing");
   turn.node.scrollIntoView({ block: "nearest" });
   status.textContent = text;
@@ -120,7 +120,7 @@ async function ask() {
   }
   if (mine.follow) asked.node.scrollIntoView({ block: "start" }); // what it holds has grown
   const names = mine.turn.cards.map(({ name }) => name).join(", ");
-  status.textContent = names ? `Recommended: ${names}` : mine.turn.content;
+  status.textContent = names ? `Recommended: ${names}` : talk.plain(mine.turn.content);
   compare(mine.turn);
 }
 

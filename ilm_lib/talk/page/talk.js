@@ -90,13 +90,21 @@ export class Talk {
       found.push({ card, lead: this.plain(lead), rest: after });
     }
     const why = ({ card, rest }) => reason(this.plain(rest.split("\n")[0]), card);
-    return { text: found.length ? "" : this.plain(content), found: found.map((one) => ({ ...one, why: why(one) })) };
+    return { says: found.length ? [] : this.parts(content), found: found.map((one) => ({ ...one, why: why(one) })) };
   }
 
-  // A text with names in the place of marks.
+  // A text in parts, with { id, name } in the place of the marks of items that were met.
+  parts(text) {
+    let parts = [text.trim()];
+    for (const [id, name] of this.names) {
+      const between = (piece) => piece.split(mark({ id })).flatMap((one, n) => (n ? [{ id, name }, one] : [one]));
+      parts = parts.flatMap((one) => (isCard(one) ? [one] : between(one)));
+    }
+    return parts.filter((one) => one !== "");
+  }
+
   plain(text) {
-    for (const [id, name] of this.names) text = text.replaceAll(mark({ id }), name);
-    return text.trim();
+    return this.parts(text).map((one) => (isCard(one) ? one.name : one)).join("");
   }
 }
 

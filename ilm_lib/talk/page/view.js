@@ -23,11 +23,12 @@ export function chip(card, remove, label = `Remove ${card.name}`) {
   return el("li", { class: "chip" }, named(card), cross);
 }
 
+// A part of what is said: words, or an item.
+const mentioned = (part) => (typeof part === "string" ? part : el("span", { class: "chip" }, named(part)));
+
 export function bubble(turn) {
   turn.node ??= el("li", { class: "user" });
-  const shown = (part) => (typeof part === "string" ? part : el("span", { class: "chip" }, named(part)));
-  const parts = turn.parts.map(shown);
-  turn.node.replaceChildren(el("span", { class: "hidden" }, "You: "), el("p", {}, ...parts));
+  turn.node.replaceChildren(el("span", { class: "hidden" }, "You: "), el("p", {}, ...turn.parts.map(mentioned)));
   return turn.node;
 }
 
@@ -54,8 +55,8 @@ export function answer(turn, onMark) {
   return turn.node;
 }
 
-export function write(turn, { text, found }) {
-  if (!turn.cards.length) turn.node.querySelector(".says").textContent = text;
+export function write(turn, { says, found }) {
+  if (!turn.cards.length) turn.node.querySelector(".says").replaceChildren(...says.map(mentioned));
   found.forEach(({ lead, why, card }, number) => {
     const shown = turn.shown[number];
     shown.lead.textContent = lead;
