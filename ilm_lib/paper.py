@@ -274,6 +274,10 @@ CHAT_CLAIMS = {
     "told=another": "With another seeker's words the gain is lost",
     "llm=off": "The frozen LLM finds it sooner than the same head without the LLM",
 }
+TOLD_CLAIMS = {
+    "vectors=another": "Asked about an item that taught nothing, the LLM expects the right answer more with its own "
+    "tokens than with another's"
+}
 RECORDED_CLAIMS = {
     "told=films": "In recorded dialogues, told words as well, the model finds what is named next more often",
     "told=words": "So it does told the films named as well",

@@ -167,6 +167,9 @@ class Chat(Optim):
     recorded: Literal["redial"] | None = Field(
         None, description="recorded dialogues that teach as well, and in which others are asked (data/conversations.py)"
     )
+    elm_weight: float = Field(
+        0.0, ge=0, le=10, description="of the loss on the 24 writing tasks, asked as single turns, beside the ranking's"
+    )
     write: Count = Field(40, description="replies of the model that are written out and measured")
     turns: Few = Field(5, description="of recommendations in a conversation")
     shown: Few = Field(3, description="films in each")

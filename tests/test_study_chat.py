@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ilm_lib.paper import CHAT_CLAIMS
+from ilm_lib.paper import CHAT_CLAIMS, TOLD_CLAIMS
 from ilm_lib.profiles import load_params
 from ilm_lib.report import plot_success
 from ilm_lib.report.results import check_results
@@ -28,6 +28,10 @@ def drawn(monkeypatch):
     monkeypatch.setattr(conversation_results, "found", found)
     written = {"": {"links_valid": (1.0, 80), "log_pplx": (4.25, 900)}, "tokens=off": {"log_pplx": (3.5, 900)}}
     monkeypatch.setattr(conversation_results.replies, "measured", lambda *args, **kwargs: written)
+    told = {"": {"log_pplx": (2.0, 90), "genres_right": (0.75, 8)}, "vectors=another": {"log_pplx": (2.5, 90)}}
+    monkeypatch.setattr(conversation_results.single_turns, "measured", lambda *args, **kwargs: told)
+    items = {"": np.linspace(-3, -1, 40), "vectors=another": np.linspace(-3, -1, 40) - 0.5}
+    monkeypatch.setattr(conversation_results.single_turns, "by_item", lambda *args, **kwargs: items)
 
 
 def test_rows_hold_every_variant_turn_and_seed(drawn):
@@ -41,6 +45,18 @@ def test_rows_hold_every_variant_turn_and_seed(drawn):
     assert conversation_results.written_table(rows)["value"].tolist() == [1.0, 4.25, 3.5]
     with pytest.raises(ValueError, match="success, recall, MRR and shares lie in"):
         check_results(rows.assign(value=1.5))
+
+
+def test_single_turns_are_shown_where_they_are_taught(drawn):
+    params = PARAMS.with_(**{"chat.elm_weight": 0.5})
+    rows = check_results(conversation_results.result_rows(params))
+    shown = conversation_results.single_turns_table(rows).set_index("tokens")["nats a token of the answer"]
+    assert shown.to_dict() == {"the item's own": 2.0, "another item's": 2.5}
+    (claim,) = (c for c in conversation_results.chat_claims(params) if c.claim in TOLD_CLAIMS.values())
+    assert claim.verdict == "reproduced" and claim.ours == "-2.000 against -2.500"
+    params = PARAMS.with_(**{"chat.elm_weight": 0.0})
+    assert conversation_results.ASKED not in set(conversation_results.result_rows(params)["task"])
+    assert not {*TOLD_CLAIMS.values()} & {c.claim for c in conversation_results.chat_claims(params)}
 
 
 def test_claims_follow_the_rules(drawn):

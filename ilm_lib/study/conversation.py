@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,14 +23,17 @@ from ilm_lib.model.encoders import ItemEncoder
 from ilm_lib.model.finder import Finder
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
+from ilm_lib.model.recommend import dialogue_prompt
 from ilm_lib.model.scoring import ScoreHead
 from ilm_lib.sections import Chat, Context, Precision, Score
 from ilm_lib.settings import Params, QFormerParams
-from ilm_lib.study import elm, inputs, recorded, stages
+from ilm_lib.study import elm, elm_inputs, inputs, recorded, stages
 from ilm_lib.study.artifacts import Artifact, SourceFile, stage
 from ilm_lib.study.scoring import head_sizes, trained_parts
 from ilm_lib.study.vectors import text_vectors, vectors
 from ilm_lib.tasks.dialogues import DialogueTasks, dev_metrics
+from ilm_lib.tasks.elm import ElmTasks
+from ilm_lib.tasks.scoring import Histories
 from ilm_lib.tasks.simulated import SeekerWorld
 from ilm_lib.train.likeness import train_likeness
 from ilm_lib.train.score import train_score
@@ -53,6 +58,7 @@ def talker(params: Params, seed: int, method: str, told: Told = "words and films
         "mlp_tokens": params.phase2.mlp_tokens,
         "settings": params.chat.model_copy(update={"enabled": True, "write": 1}),
         "told": told,
+        "rows": elm_inputs.data(params, seed, build=build) if _writes(params, told) else None,
         "seed": seed,
         **recorded.to_teach(params),
         **inputs.wording(params),
@@ -75,6 +81,7 @@ def make_talker(
     mlp_tokens: int,
     settings: Chat,
     told: Told,
+    rows: Artifact | None,
     seed: int,
     dialogues: SourceFile | None = None,
     films: SourceFile | None = None,
@@ -83,7 +90,8 @@ def make_talker(
     """Train encoder and head; the weights that rank the films of other seekers best are kept.
 
     What the seeker's vector asks for by itself is learned first, and stays: what the LLM reads is added to it. Recorded
-    dialogues (`recorded.to_teach`) teach beside simulated seekers.
+    dialogues (`recorded.to_teach`) teach beside simulated seekers; `rows` of the 24 writing tasks, each a single turn,
+    teach the encoder to make tokens that tell of an item what its words would.
     """
     model, _ = stages.load_llm(llm)
     table = _items(cf)
@@ -112,16 +120,38 @@ def make_talker(
         asks, state = [tasks.asks(part) for part in (talks, dev)], folder / "state.likeness.safetensors"
         train_likeness(head.likeness, table, head.bias, *asks, seed=seed, state=state)
         head.likeness.requires_grad_(False)
+    batches = tasks.training_batches(ilm.prompts, talks, settings.batch_size, seed)
+    if rows is not None:
+        batches = beside(batches, told_in_turns(data, rows, ilm), ilm, settings.batch_size, seed)
     autocast = use_bfloat16(settings.precision)
     optim = settings.model_dump(include={*Score.model_fields}) | {"sampled_above": len(table)}
     train_score(
         folder,
         ilm,
-        tasks.training_batches(ilm.prompts, talks, settings.batch_size, seed),
+        batches,
         Score(**optim),
         seed=seed,
         evaluate=lambda model, step: dev_metrics(model, dev, asked, autocast=autocast),
+        answers_weight=settings.elm_weight,
     )
+
+
+def _writes(params: Params, told: Told) -> bool:
+    """Whether a model is taught the writing tasks: it reads an item's tokens, and reads them with the LLM."""
+    return params.chat.elm_weight > 0 and told in ("words and films", "films")
+
+
+def told_in_turns(data: Artifact, rows: Artifact, ilm: ILM) -> ElmTasks:
+    """The 24 writing tasks as a user asks them in a conversation, an item's tokens in the place of its name."""
+    return elm_inputs.tasks_of(data, rows).asked_of(ilm.tokenizer, dialogue_prompt(ilm).system or None)
+
+
+def beside(
+    talks: Callable[[int], Histories], tasks: ElmTasks, ilm: ILM, size: int, seed: int
+) -> Callable[[int], Histories]:
+    """Batches of talks, each with `size` writing tasks."""
+    answers = tasks.training_batches(ilm.prompts, size, seed)
+    return lambda number: replace(talks(number), answers=answers(number))
 
 
 def _new_head(settings: Chat, told: Told, llm: PreTrainedModel, items: Tensor, factors: int) -> ScoreHead:

@@ -10,15 +10,15 @@ import pandas as pd
 
 from ilm_lib.methods import METHODS
 from ilm_lib.metrics import FEWEST_PAIRS, paired_bootstrap
-from ilm_lib.paper import CHAT_CLAIMS, RECORDED_CLAIMS, RESULT_COLUMNS
+from ilm_lib.paper import CHAT_CLAIMS, RECORDED_CLAIMS, RESULT_COLUMNS, TOLD_CLAIMS
 from ilm_lib.report.results import Claim
 from ilm_lib.settings import Params
-from ilm_lib.study import inputs, recorded, replies
+from ilm_lib.study import inputs, recorded, replies, single_turns
 from ilm_lib.study.claims import corrected_for_all, judge, not_tested
 from ilm_lib.study.conversation import Told, answers, success
 from ilm_lib.tasks.conversation import PROTOCOLS, Protocol, Question, recall_metrics
 
-TABLE, TASK, RULE, WRITTEN = "conversation", "simulated", "excluded", "written"
+TABLE, TASK, RULE, WRITTEN, ASKED = "conversation", "simulated", "excluded", "written", "single turns"
 HISTORY: dict[Protocol, str] = {"strict": "excluded", "usual": "kept"}
 #: What `results.csv` calls a variant: what the model is told, and whether another seeker's words are.
 VARIANTS: dict[str, tuple[Told, bool]] = {
@@ -39,6 +39,11 @@ MEASURES = (
     ("log_pplx", "nats a word token of a person's reply"),
     ("log_pplx", TITLES),
 )
+TOLD = {
+    "log_pplx": "nats a token of the answer",
+    "genres_right": "genres right, of those told",
+    "decades_right": "decades right, of those told",
+}
 NAMES = {
     "": "words and films",
     "told=words": "words alone",
@@ -55,6 +60,8 @@ RULES = """
   within each dialogue; the bootstrap is over dialogues, and p is corrected for these comparisons by themselves.
 * *Words alone*, *films alone* and *LLM off* are trained each by itself, in the same way. *Another seeker's words* are
   told to the model that was trained with both.
+* What is told of an item by its tokens is compared in log probability a token, averaged for each item; the bootstrap is
+  over items.
 * **reproduced**, which here means that the claim holds: the difference has the direction of the claim and p < .05.
   **not reproduced**: the interval lies wholly on the other side. **inconclusive**: anything else.
 """
@@ -85,10 +92,12 @@ def result_rows(params: Params, *, build: bool = False) -> pd.DataFrame:
             for protocol, ranks in recorded_ranks(params, seed, method, variant, build=build).items():
                 about = (TABLE, params.data.name, protocol, "", HISTORY[protocol], "", method, variant, seed)
                 rows += _rows(about, recall_metrics(ranks))
+    texts = [(WRITTEN, RULE, replies.measured)] + [(ASKED, "", single_turns.measured)] * (params.chat.elm_weight > 0)
     for seed in params.report_seeds:
-        for variant, measured in replies.measured(params, seed, method_of(params), build=build).items():
-            about = (TABLE, params.data.name, WRITTEN, "", RULE, "", method_of(params), variant, seed)
-            rows += [(*about, name, round(value, 6), n) for name, (value, n) in measured.items()]
+        for task, rule, measured in texts:
+            for variant, values in measured(params, seed, method_of(params), build=build).items():
+                about = (TABLE, params.data.name, task, "", rule, "", method_of(params), variant, seed)
+                rows += [(*about, name, round(value, 6), n) for name, (value, n) in values.items()]
     return pd.DataFrame(rows, columns=list(RESULT_COLUMNS))
 
 
@@ -141,6 +150,14 @@ def written_table(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([(name, value) for value, name in shown if value is not None], columns=["measure", "value"])
 
 
+def single_turns_table(results: pd.DataFrame) -> pd.DataFrame:
+    """What is told of items by their tokens alone (`single_turns`), the mean over seeds."""
+    rows = results[results["task"] == ASKED]
+    means = rows.pivot_table(index="variant", columns="metric", values="value").round(3)
+    means = means.rename(index={"": "the item's own", "vectors=another": "another item's"}, columns=TOLD)
+    return means.rename_axis(index="tokens", columns=None).reset_index()
+
+
 def by_films_named(params: Params, seed: int) -> pd.DataFrame:
     """R@10 of the method that talks, strict protocol, by how many films were named before; a row a variant."""
     named = np.array([min(len(q.named), 3) for q in recorded.questions(params, "strict")])
@@ -186,6 +203,11 @@ def chat_claims(params: Params, *, build: bool = False) -> list[Claim]:
     last = mean(lambda seed, variant: found(params, seed, variant, build=build)[:, -1])
     where = f"notebook 11, {params.data.name}, success after {params.chat.turns} turns, {len(last['']):,} seekers"
     claims = _compared(CHAT_CLAIMS, last, where, len(seeds), "seekers")
+    if params.chat.elm_weight:
+        each = [single_turns.by_item(params, seed, method, build=build) for seed in seeds]
+        told = {variant: np.mean([one[variant] for one in each], axis=0) for variant in ("", *TOLD_CLAIMS)}
+        where = f"notebook 11, {params.data.name}, mean log probability of a token, {len(told['']):,} items"
+        claims += _compared(TOLD_CLAIMS, told, where, len(seeds), "items")
     if params.chat.recorded is None:
         return claims
     dialogue = np.array([question.dialogue for question in recorded.questions(params, "strict")])

@@ -39,16 +39,19 @@ class Histories:
         targets: (S,) the item that comes after each slot, NO_LOSS where none is asked for.
         guests: (G, d) vectors of the users in front, or None.
         banned: item rows that each slot may not have, in the order of the slots; None: it may have any.
+        answers: prompts and answers about items that are learned in the same step; None: there are none.
     """
 
     batch: Batch
     targets: Tensor
     guests: Tensor | None
     banned: Sequence[Sequence[int]] | None = None
+    answers: Batch | None = None
 
     def to(self, device: torch.device | str) -> Histories:
-        guests = None if self.guests is None else self.guests.to(device)
-        return replace(self, batch=self.batch.to(device), targets=self.targets.to(device), guests=guests)
+        guests, answers = (None if part is None else part.to(device) for part in (self.guests, self.answers))
+        batch, targets = self.batch.to(device), self.targets.to(device)
+        return replace(self, batch=batch, targets=targets, guests=guests, answers=answers)
 
     @property
     def weight(self) -> int:

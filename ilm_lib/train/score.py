@@ -14,7 +14,7 @@ from ilm_lib.files import write_json
 from ilm_lib.model.encoders import encoder_config
 from ilm_lib.model.ilm import ILM
 from ilm_lib.sections import Score
-from ilm_lib.train.phase2 import train_beside_llm
+from ilm_lib.train.phase2 import answer_loss, train_beside_llm
 
 if TYPE_CHECKING:
     from ilm_lib.tasks.scoring import Histories
@@ -28,11 +28,13 @@ def train_score(
     *,
     seed: int,
     evaluate: Callable[[ILM, int], Mapping[str, float]] | None = None,
+    answers_weight: float = 1.0,
 ) -> None:
     """Train encoder and head of `ilm` and leave weights, log and a proof that the LLM did not change.
 
     Args:
         evaluate: dev metrics by name; the weights with the best "dev NDCG@10" are kept.
+        answers_weight: of the loss on the answers of a batch, where it has some.
 
     Raises:
         RuntimeError: the SHA-256 of the LLM's weights differs before and after.
@@ -42,7 +44,7 @@ def train_score(
         folder,
         ilm,
         list(trained.values()),
-        lambda m, b: {"loss": score_loss(m, b.to(device()), params)},
+        lambda m, b: losses(m, b.to(device()), params, answers_weight),
         batches,
         params,
         seed=seed,
@@ -63,6 +65,14 @@ def train_score(
             **proof,
         },
     )
+
+
+def losses(ilm: ILM, histories: Histories, params: Score, answers_weight: float) -> dict[str, Tensor]:
+    """The ranking's loss, and beside it the weighted one of the answers (nats a token), as `loop.fit` takes them."""
+    found = {"loss": score_loss(ilm, histories, params)}
+    if histories.answers is not None:
+        found["answers"] = answers_weight * answer_loss(ilm, histories.answers)["loss"]
+    return found
 
 
 def score_loss(ilm: ILM, histories: Histories, params: Score) -> Tensor:
