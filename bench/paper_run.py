@@ -22,6 +22,7 @@ import torch
 
 from bench.__main__ import device_name
 from bench.gpu import PEAK
+from ilm_lib import processes
 from ilm_lib.arguments import BadArgument, Parser, whole
 from ilm_lib.errors import Refusal
 from ilm_lib.executed import library_digest
@@ -94,9 +95,10 @@ def timed(clock: Path, name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        spent = seconds(clock)
-        clock.parent.mkdir(parents=True, exist_ok=True)
-        write_json(clock, {**spent, name: spent.get(name, 0.0) + time.monotonic() - started})
+        if processes.number() == 0:  # one keeps the time for all
+            spent = seconds(clock)
+            clock.parent.mkdir(parents=True, exist_ok=True)
+            write_json(clock, {**spent, name: spent.get(name, 0.0) + time.monotonic() - started})
 
 
 def row(params: Params, method: str, evaluation: Artifact) -> pd.DataFrame:
@@ -174,10 +176,11 @@ def main(arguments: list[str] | None = None) -> int:
         known = next((value for key, value in PEAK.items() if key in name), None)
         with time_limit(args.minutes and 60 * args.minutes):
             found = run(params, args.method, args.seed, args.until)
-        if args.until == "evaluation":
+        if args.until == "evaluation" and not processes.number():
             print(report(params, args.method, args.seed, found, args.peak * 1e12 if args.peak else known))
     except OutOfTime as error:
-        print(error)
+        if processes.number() == 0:
+            print(error)
         return AGAIN
     except Refusal as error:
         print(f"error: {error}", file=sys.stderr)

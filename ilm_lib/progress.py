@@ -19,6 +19,9 @@ def progress(steps: Iterable[T], label: str, *, total: int, initial: int = 0) ->
     With the environment variable ILM_PROGRESS, a file, a line is appended every ten seconds, headed by
     ILM_JOB: the output of several notebooks that run at once stays readable, and none of it lands in them.
     """
+    if _another_shows():
+        yield from steps
+        return
     path = os.environ.get("ILM_PROGRESS")
     if path is None:
         yield from tqdm(steps, desc=label, total=total, initial=initial, leave=False, mininterval=1)
@@ -35,10 +38,17 @@ def progress(steps: Iterable[T], label: str, *, total: int, initial: int = 0) ->
 
 def say(line: str) -> None:
     """A line where progress is shown, and so in no result."""
+    if _another_shows():
+        return
     if path := os.environ.get("ILM_PROGRESS"):
         append_line(path, f"    {os.environ.get('ILM_JOB', '')}: {line}")
     else:
         tqdm.write(line, file=sys.stderr)
+
+
+def _another_shows() -> bool:
+    """Of several processes (`ilm_lib.processes`) the first one does."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def append_line(path: str, line: str) -> None:

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from ilm_lib import processes
 from ilm_lib.devices import device
 from ilm_lib.model.kernels import mean_nll
 from ilm_lib.model.prompts import Batch
@@ -197,10 +198,29 @@ def freeze(model: nn.Module) -> nn.Module:
     return model.requires_grad_(False).eval()
 
 
+def shard_layers(llm: PreTrainedModel) -> PreTrainedModel:
+    """Spread the layers of a frozen LLM over all processes (`ilm_lib.processes`, FSDP2): it may be too large for one.
+
+    Each process keeps its part of every layer, and has the whole of one while it reads through it. All processes must
+    then read equally often, as they do in training. Alone, nothing is changed.
+    """
+    if processes.count() > 1:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        size = lambda module: sum(p.numel() for p in module.parameters())
+        mesh = init_device_mesh(device(), (processes.count(),))
+        for layer in max((m for m in llm.modules() if isinstance(m, nn.ModuleList)), key=size):
+            fully_shard(layer, mesh=mesh)
+    return llm
+
+
 def weights_fingerprint(model: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of all weights: equal if and only if nothing changed."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if hasattr(tensor, "full_tensor"):  # of `shard_layers`
+            tensor = tensor.full_tensor()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock
 from pydantic import BaseModel
 
+from ilm_lib import processes
 from ilm_lib.data import DataError
 from ilm_lib.errors import Refusal
 from ilm_lib.files import digest_of, open_to_others, read_json, replace_folder, sha256, write_json
@@ -135,8 +137,9 @@ def stage(
     identity = {"stage": name, "code": code_digest(make), "given": {k: _identity(v) for k, v in given.items()}}
     key = digest_of(identity)[:16]
     artifact = Artifact(name, key, runs_dir() / profile / name / key)
+    processes.join()
     _note(artifact)
-    if (artifact.folder / "manifest.json").is_file():
+    if processes.agreed((artifact.folder / "manifest.json").is_file):
         return artifact.verify()
     if not build:
         raise MissingStage(
@@ -145,24 +148,31 @@ def stage(
         )
 
     artifact.folder.parent.mkdir(parents=True, exist_ok=True)
+    if processes.number():  # it takes part in the work, and another one leaves the files
+        with TemporaryDirectory() as nowhere:
+            if not processes.agreed(bool):
+                make(Path(nowhere), **given)
+            processes.wait()
+        return artifact.verify()
     with FileLock(f"{artifact.folder}.lock", mode=0o666):
-        if (artifact.folder / "manifest.json").is_file():  # another process was faster
-            return artifact.verify()
-        partial = artifact.folder.with_name(key + ".partial")
-        partial.mkdir(exist_ok=True)
-        started = time.time()
-        _silence_progress_bars()
-        make(partial, **given)
-        forget_state(partial)
-        open_to_others(partial)
-        write_json(partial / "manifest.json", {**identity, **_cost(started), "files": _noted(partial)})
-        replace_folder(partial, artifact.folder)
-    return artifact
+        made = (artifact.folder / "manifest.json").is_file()  # another run was faster
+        if not processes.agreed(lambda: made):
+            partial = artifact.folder.with_name(key + ".partial")
+            partial.mkdir(exist_ok=True)
+            started = time.time()
+            _silence_progress_bars()
+            make(partial, **given)
+            forget_state(partial)
+            open_to_others(partial)
+            write_json(partial / "manifest.json", {**identity, **_cost(started), "files": _noted(partial)})
+            replace_folder(partial, artifact.folder)
+        processes.wait()
+    return artifact.verify() if made else artifact
 
 
 def _note(artifact: Artifact) -> None:
     """Tell the run of the grid, if this is one, what it stands on: without it the run has to be made again."""
-    if folder := os.environ.get("ILM_MADE"):
+    if (folder := os.environ.get("ILM_MADE")) and not processes.number():
         with open(Path(folder) / "stages.txt", "a", encoding="utf-8") as file:
             file.write(f"{artifact.stage}/{artifact.key}\n")
 

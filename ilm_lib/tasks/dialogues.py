@@ -17,6 +17,7 @@ from ilm_lib.model.dialogue import AskedPrompt, DialoguePrompt
 from ilm_lib.model.prompts import Item, PromptEncoder, User
 from ilm_lib.model.recommend import dialogue_prompt, place_queries
 from ilm_lib.model.seekers import Seekers
+from ilm_lib.processes import own
 from ilm_lib.tasks.conversation import Question, recall_metrics, target_ranks
 from ilm_lib.tasks.scoring import NO_LOSS, Histories
 
@@ -99,7 +100,7 @@ class DialogueTasks:
             epoch, part = divmod(number, an_epoch)
             order = np.random.default_rng([seed, epoch]).permutation(len(talks))
             rng = np.random.default_rng([seed, epoch, part])
-            return self.histories(encoder, [talks[n] for n in order[part * size : (part + 1) * size]], rng)
+            return self.histories(encoder, [talks[n] for n in own(order[part * size : (part + 1) * size])], rng)
 
         return batch
 

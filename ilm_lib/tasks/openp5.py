@@ -19,6 +19,7 @@ from ilm_lib.metrics import dev_means
 from ilm_lib.model.catalogue import Catalogue
 from ilm_lib.model.indexing import Indexing
 from ilm_lib.model.prompts import Batch, Prompt, PromptEncoder
+from ilm_lib.processes import in_parts
 from ilm_lib.progress import progress
 from ilm_lib.settings import HistoryRule, Wording
 from ilm_lib.train.loop import drawn_batches
@@ -103,6 +104,7 @@ class RecommendationTasks:
         )
 
 
+@in_parts
 def rank(
     ilm: ILM,
     tasks: RecommendationTasks,

@@ -21,6 +21,7 @@ from ilm_lib.model.history import HistoryPrompt, users_in_front
 from ilm_lib.model.prompts import Batch, Item, Prompt, PromptEncoder, User
 from ilm_lib.model.recommend import queries
 from ilm_lib.model.scoring import top_items
+from ilm_lib.processes import in_parts, own
 from ilm_lib.progress import progress
 from ilm_lib.sections import HistoryRule
 
@@ -100,7 +101,7 @@ class ScoringTasks:
                 start = rng.integers(max(0, latest) + 1)
                 windows.append(sequence[start : start + self._window].tolist())
                 before.append(sequence[:start])
-            return self.histories(encoder, windows, before, rng, places)
+            return self.histories(encoder, own(windows), own(before), rng, places)
 
         return batch
 
@@ -142,6 +143,7 @@ def next_items(prompts: Sequence[Prompt], windows: Sequence[Sequence[int]], plac
     return targets
 
 
+@in_parts
 @torch.no_grad()
 def rank(
     ilm: ILM,

@@ -1,4 +1,4 @@
-"""One training loop for everything: phase 1, backbone pretraining, phase 2, on accelerate."""
+"""One training loop for everything: phase 1, backbone pretraining, phase 2; in one process or in several."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ilm_lib.devices import use_bfloat16
+from ilm_lib import processes
+from ilm_lib.devices import device, use_bfloat16
 from ilm_lib.errors import Refusal
 from ilm_lib.progress import progress, say
 from ilm_lib.settings import Optim
@@ -65,10 +65,10 @@ def fit(
     Returns:
         columns step, name, value, split ("train" or "heldout"); train values are means since the last row.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=use_bfloat16(optim.precision))
-    model, optimizer = accelerator.prepare(model, _optimizer(parameters, optim))
-    bare = accelerator.unwrap_model(model)
+    processes.join()
+    model.to(device())
+    autocast = torch.autocast(device(), torch.bfloat16, enabled=use_bfloat16(optim.precision))
+    optimizer = _optimizer(parameters, optim)
     every = eval_every or max(1, optim.steps // 20)
     run = _Run(parameters, optimizer, label)
     identity = {
@@ -81,38 +81,39 @@ def fit(
     if state is not None:
         run.load(state, identity)
     log_every = max(1, min(every, optim.steps // 20))
-    bare.train()
+    model.train()
     for step in progress(range(run.done, optim.steps), label, total=optim.steps, initial=run.done):
         torch.manual_seed(seed * 1_000_003 + step)  # draws inside the step (hard negatives) survive a resume too
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * schedule(step, optim)
         parts = [batches(step * optim.accumulate + i) for i in range(optim.accumulate)]
         weights = [getattr(part, "weight", 1) for part in parts]
+        whole = processes.total(sum(weights))
         for part, weight in zip(parts, weights):
-            share = weight / sum(weights)
+            share = weight / whole
             with autocast:
                 losses = loss_fn(model, part)
-            accelerator.backward(share * sum(losses.values()))
+            (share * sum(losses.values())).backward()
             run.add(losses, share)
-        accelerator.clip_grad_norm_(parameters, 1.0)
+        processes.add_up([p.grad for p in parameters if p.grad is not None])
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         run.done = done = step + 1
         if done % log_every == 0 or done % every == 0 or done == optim.steps:  # nothing unchecked is ever saved
             run.log_losses()
         if evaluate is not None and (done % every == 0 or done == optim.steps):
-            bare.eval()
-            run.log_evaluation(evaluate(bare, done), keep_best)
-            bare.train()
-        if state is not None and done % every == 0 and accelerator.is_main_process:
+            model.eval()
+            run.log_evaluation(evaluate(model, done), keep_best)
+            model.train()
+        if state is not None and done % every == 0:
             run.save(state, identity)
         if state is not None and done < optim.steps and is_over():
             run.means()  # nothing unchecked is ever saved
-            if accelerator.is_main_process:
-                run.save(state, identity)
+            run.save(state, identity)
             raise OutOfTime(f"{label}: stopped after step {done:,} of {optim.steps:,}; run it again, and it goes on")
     run.restore_best()
-    bare.eval()
+    model.eval()
     return pd.DataFrame(run.rows, columns=["step", "name", "value", "split"])
 
 
@@ -123,9 +124,10 @@ class _Run:
         self.parameters, self.optimizer, self.label = parameters, optimizer, label
         self.done, self.best, self.best_weights = 0, -math.inf, None
         self.rows: list[dict[str, Any]] = []
-        self.sums: dict[str, tuple[Tensor | float, float]] = {}  # shares times losses, and shares, since the last row
+        # Of each loss, since the last row of the log: shares times losses, and shares.
+        self.sums: dict[str, tuple[Tensor | float, Tensor | float]] = {}
 
-    def add(self, losses: Mapping[str, Tensor], share: float) -> None:
+    def add(self, losses: Mapping[str, Tensor], share: Tensor | float) -> None:
         """Count the losses of a batch that is a share of a step; the sums stay on the device."""
         for name, value in losses.items():
             total, shares = self.sums.get(name, (0.0, 0.0))
@@ -133,13 +135,18 @@ class _Run:
 
     def means(self) -> dict[str, float]:
         """Losses since the last row of the log; Diverged where one is no number."""
-        means = {name: float(total) / shares for name, (total, shares) in self.sums.items()}
+        means = {name: total / shares for name, (total, shares) in self._summed().items()}
         if wrong := [name for name, mean in means.items() if not math.isfinite(mean)]:
             raise Diverged(
                 f"{self.label}: the loss is not finite at step {self.done} ({', '.join(wrong)}). Lower the learning "
                 "rate, `lr` in its section of the profile, or set precision: float32"
             )
         return means
+
+    def _summed(self) -> dict[str, tuple[float, float]]:
+        """Of each loss the sums of shares times losses, and of shares, over all processes."""
+        over_all = lambda value: float(processes.total(float(value)))
+        return {name: (over_all(total), over_all(shares)) for name, (total, shares) in self.sums.items()}
 
     def log_losses(self) -> None:
         self._log(self.means(), "train")
@@ -158,7 +165,7 @@ class _Run:
         tensors |= {f"best.{i}": value for i, value in enumerate(self.best_weights or ())}
         for i, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{name}": value for name, value in values.items()}
-        sums = {name: [float(total), shares] for name, (total, shares) in self.sums.items()}
+        sums = self._summed()
         about = {"run": identity, "step": self.done, "best": self.best, "rows": self.rows, "sums": sums}
         save_state(state, tensors, about)
 
@@ -177,7 +184,8 @@ class _Run:
         if "best.0" in tensors:
             self.best_weights = [tensors[f"best.{i}"].to(p.device) for i, p in enumerate(self.parameters)]
         self.done, self.best, self.rows = about["step"], about["best"], about["rows"]
-        self.sums = {name: (total, shares) for name, (total, shares) in about.get("sums", {}).items()}
+        part = processes.count()  # of what all had, so that the sum over processes is it again
+        self.sums = {name: (total / part, shares / part) for name, (total, shares) in about.get("sums", {}).items()}
         say(f"{self.label}: goes on after step {self.done}, from {state}")
 
     def restore_best(self) -> None:
@@ -188,8 +196,9 @@ class _Run:
 def drawn_batches(
     draw: Callable[[np.random.Generator, int], list[tuple[Any, ...]]], collate: Callable[..., Any], size: int, seed: int
 ) -> Callable[[int], Any]:
-    """Batches for `fit`: number n is drawn with a generator of its own, and collated column by column."""
-    return lambda number: collate(*zip(*draw(np.random.default_rng([seed, number]), size)))
+    """Batches for `fit`: number n is drawn with a generator of its own, and what of it this process reads is collated,
+    column by column."""
+    return lambda number: collate(*zip(*processes.own(draw(np.random.default_rng([seed, number]), size))))
 
 
 def schedule(step: int, optim: Optim) -> float:

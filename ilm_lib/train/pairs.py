@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ilm_lib import processes
+
 TEXT_KINDS = {"text": 1, "texts of two": 2}  # kinds of item-text batches, by the items that a text is about
 
 
@@ -77,7 +79,11 @@ class Batches:
     pad: int
 
     def text(self, rows: np.ndarray) -> dict[str, Any]:
-        """Item-text pairs, all about one item or all about two. "entity" (B,) tells who or which two it is."""
+        """Item-text pairs, all about one item or all about two.
+
+        "entity" (B,) tells who or which two it is. "targets" are the flat positions in ids[:, 1:], of this process' own
+        rows, of the tokens that it generates, and "share" is `processes.share` of them.
+        """
         ids = self.ids[torch.from_numpy(rows)]
         ids = ids[:, : int((ids != self.pad).sum(1).max())]
         entity = self.pairs.entity[rows]
@@ -86,8 +92,11 @@ class Batches:
         cf = self.cf[torch.from_numpy(entity)]
         if entity.ndim == 2:
             entity = np.unique(np.sort(entity, 1), axis=0, return_inverse=True)[1].ravel()
-        targets = (ids[:, 1:] != self.pad).flatten().nonzero()[:, 0]  # counted on the host: a device would wait
-        return {"cf": cf, "ids": ids, "entity": torch.from_numpy(entity), "targets": targets}
+        real = ids[:, 1:] != self.pad
+        mine = real[processes.own(range(len(ids)))]
+        targets = mine.flatten().nonzero()[:, 0]  # counted on the host: a device would wait
+        share = processes.share(len(targets), int(real.sum()))
+        return {"cf": cf, "ids": ids, "entity": torch.from_numpy(entity), "targets": targets, "share": share}
 
     @cached_property
     def rows(self) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ilm_lib import processes
 from ilm_lib.errors import Refusal
 
 _until: list[float] = []  # of the limits that hold, by the monotonic clock
@@ -30,5 +31,5 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 def is_over() -> bool:
-    """Whether a limit that holds is over."""
-    return bool(_until) and time.monotonic() >= min(_until)
+    """Whether a limit that holds is over; of several processes one's clock tells."""
+    return bool(_until) and processes.agreed(lambda: time.monotonic() >= min(_until))

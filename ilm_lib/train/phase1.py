@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ilm_lib import processes
 from ilm_lib.data.enough import TooSmall
 from ilm_lib.devices import device
 from ilm_lib.files import write_json
@@ -51,14 +52,17 @@ def losses(
     items, queries of both stand for them, and the losses are called "itc of two" and so on.
 
     Args:
-        batch: of `Batches`; "targets", the flat positions of ITG's targets in ids[:, 1:], may be left out.
+        batch: of `Batches`, the rows of all processes; one alone may leave out "targets" and "share". Each process
+            reads its own rows and compares them with everybody's; the mean over processes is the loss of the batch.
     """
     if "kind" in batch:
-        a, b = model.query_proj(model.qformer.queries(torch.cat([batch["cf_a"], batch["cf_b"]]))).chunk(2)
+        count = len(batch["cf_a"])
+        mine = torch.cat([processes.own(batch["cf_a"]), processes.own(batch["cf_b"])])
+        a, b = model.query_proj(model.qformer.queries(mine)).chunk(2)
         return {
             batch["kind"]: interaction_loss(
-                a,
-                b,
+                processes.everybody(a, count),
+                processes.everybody(b, count),
                 batch["ids_a"],
                 batch["ids_b"],
                 params.temperature_interaction,
@@ -67,12 +71,13 @@ def losses(
             )
         }
     out, cf, ids, entity = {}, batch["cf"], batch["ids"], batch["entity"]
-    mask = ids != codec.pad
-    queries, memory = model.qformer.encode(cf)
+    mask, row = ids != codec.pad, torch.arange(len(cf), device=cf.device)
+    own, own_cf, own_ids, own_mask = (processes.own(x) for x in (row, cf, ids, mask))
+    queries, memory = model.qformer.encode(own_cf)
     if "itc" in wanted or "itm" in wanted:
         loss, similarity = itc_loss(
-            model.query_proj(queries),
-            model.text_proj(model.cls(ids, mask)),
+            processes.everybody(model.query_proj(queries), len(cf)),
+            processes.everybody(model.text_proj(model.cls(own_ids, own_mask)), len(cf)),
             entity,
             params.temperature_text,
             params.query_selection,
@@ -80,16 +85,15 @@ def losses(
         if "itc" in wanted:
             out["itc"] = loss
         if "itm" in wanted:
-            text, item = hard_negatives(similarity, entity, params.temperature_negatives)
-            row = torch.arange(len(cf), device=cf.device)
-            logits = model.match(cf, ids, mask, pairs=(torch.cat([row, row, item]), torch.cat([row, text, row])))
-            out["itm"] = itm_loss(logits, len(cf))
+            text, item = (x[own] for x in hard_negatives(similarity, entity, params.temperature_negatives))
+            logits = model.match(cf, ids, mask, pairs=(torch.cat([own, own, item]), torch.cat([own, text, own])))
+            out["itm"] = processes.share(len(own), len(cf)) * itm_loss(logits, len(own))
     if "itg" in wanted:
-        start, target = ids[:, :-1].clone(), ids[:, 1:].flatten()
-        positions = batch["targets"] if "targets" in batch else (target != codec.pad).nonzero()[:, 0]
+        start, target = own_ids[:, :-1].clone(), own_ids[:, 1:].flatten()
         start[:, 0] = codec.dec
-        logits = model.generate(cf, start, mask[:, :-1], memory, positions)
-        out["itg"] = itg_loss(logits, target[positions])
+        positions = batch["targets"] if "targets" in batch else (target != codec.pad).nonzero()[:, 0]
+        logits = model.generate(own_cf, start, own_mask[:, :-1], memory, positions)
+        out["itg"] = batch.get("share", 1.0) * itg_loss(logits, target[positions])
     return out if cf.dim() == 2 else {f"{name} of two": loss for name, loss in out.items()}
 
 
@@ -170,7 +174,8 @@ def heldout(
         count = len(data.rows[kind] if kind in TEXT_KINDS else getattr(data.pairs, kind))
         if count and (kind in wanted or (kind in TEXT_KINDS and set(wanted) & set(TEXT_LOSSES))):
             drawn = _move(data.draw(kind, rng, min(params.batch_size, 128)), where)
-            values |= {name: float(loss) for name, loss in losses(model, drawn, params, wanted, codec).items()}
+            found = losses(model, drawn, params, wanted, codec)
+            values |= {name: float(processes.total(float(loss))) / processes.count() for name, loss in found.items()}
     rows = data.one_text_an_entity()[:1000]
     text = _move(data.text(rows), where) if len(rows) else {}
     some = text["cf"] if text else data.cf[torch.from_numpy(np.unique(data.pairs.ui))[:1000]].to(where)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ilm_lib import processes
 from ilm_lib.errors import Refusal
 from ilm_lib.progress import say
 
@@ -29,7 +30,12 @@ class StateError(Refusal, OSError):
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors, and what JSON can hold besides. Raises StateError, and leaves the state before this one."""
+    """Write tensors, and what JSON can hold besides. Raises StateError, and leaves the state before this one.
+
+    Of several processes, all of which have the same to save, the first one writes.
+    """
+    if processes.number():
+        return
     temporary, noted = path.with_suffix(".tmp"), json.dumps(about)
     try:
         save_file(
@@ -51,8 +57,12 @@ def load_state(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], d
     """Tensors (on the CPU) and the rest; None where there is no state of this run.
 
     A file that is damaged, or whose `about["run"]` is not `run`, is set aside, said in one line, and not believed.
-    Raises StateError for one that cannot be read at all.
+    Raises StateError for one that cannot be read at all. Of several processes the first one reads for all.
     """
+    return processes.agreed(lambda: _load(path, run))
+
+
+def _load(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     if not path.exists():
         return None
     try:
