@@ -33,6 +33,9 @@ class TooManyProcesses(Refusal, ValueError):
     """There is less to do than there are processes."""
 
 
+_in_step = [False]
+
+
 def join() -> None:
     """Meet the other processes of `accelerate launch` or `torchrun`, where this one was started so."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
@@ -124,7 +127,7 @@ def in_parts(rank: Callable[P, dict[K, np.ndarray]]) -> Callable[P, dict[K, np.n
     @wraps(rank)
     def shared(*args: P.args, **kwargs: P.kwargs) -> dict[K, np.ndarray]:
         users = cast(np.ndarray, kwargs["users"])
-        if count() == 1 or len(users) < count():
+        if count() == 1 or len(users) < count() or _in_step[0]:
             return rank(*args, **kwargs)
         parts: list[Any] = [None] * count()
         mine = cast(Any, kwargs | {"users": own(users)})
@@ -136,6 +139,11 @@ def in_parts(rank: Callable[P, dict[K, np.ndarray]]) -> Callable[P, dict[K, np.n
         return found
 
     return shared
+
+
+def keep_in_step() -> None:
+    """From now on every process does all of the ranking: each needs the others while it reads (`shard_layers`)."""
+    _in_step[0] = True
 
 
 def wait() -> None:

@@ -22,7 +22,7 @@ from ilm_lib.data.llms import find_llm
 from ilm_lib.data.templates import OUR_TEMPLATES, load_templates
 from ilm_lib.errors import Refusal
 from ilm_lib.methods import TEXT_LOSSES, Loss
-from ilm_lib.model.backbone import LanguageModel, attend_fused, new_backbone
+from ilm_lib.model.backbone import LanguageModel, attend_fused, new_backbone, recompute_layers
 from ilm_lib.model.encoders import QFormerEncoder
 from ilm_lib.model.ilm import ILM
 from ilm_lib.model.indexing import Indexing
@@ -124,7 +124,10 @@ def new_llm(params: Params, vocab: int) -> PreTrainedModel:
         if name not in _PACKAGED:
             raise Refusal(f"backbone.pretrained {name[:100]}: its sizes cannot be read. {str(error)[:100]}") from None
         config = _PACKAGED[name]
-    return AutoModelForCausalLM.from_config(config)
+    named = params.backbone.dtype
+    dtype = config.dtype or torch.float32 if named == "auto" else getattr(torch, named)
+    llm = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return recompute_layers(llm) if params.backbone.recompute else llm
 
 
 def new_qformer(params: Params) -> QFormerForPhase1:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import tiny_llm
 from rough.together import SHORT, spelled
 from test_paper_run import TINY, left
 
@@ -72,6 +73,31 @@ def test_two_processes_make_the_row_of_one(tmp_path, monkeypatch, capsys):
     for name, log in logs.items():
         pd.testing.assert_frame_equal(log, logs_of_two[name], check_exact=False, atol=1e-4, rtol=0)
         assert log["value"].nunique() > 5
+
+
+@pytest.mark.slow
+def test_two_processes_rank_with_an_llm_that_neither_has_whole(tmp_path, monkeypatch, tokenizer, capsys):
+    tiny_llm("llama", len(tokenizer)).save_pretrained(tmp_path / "llm")
+    tokenizer.save_pretrained(tmp_path / "llm")
+    monkeypatch.setenv("ILM_PROGRESS", str(tmp_path / "progress"))
+    shared = "".join(f"{line}\n" for line in TINY.splitlines() if not line.startswith("backbone:"))
+    rows = {}
+    for name, kept in (("one", ""), ("two", ", sharded: true, recompute: true")):
+        profile = tmp_path / name / "tiny.yaml"
+        profile.parent.mkdir()
+        profile.write_text(shared + f"backbone: {{pretrained: {tmp_path / 'llm'}{kept}}}\n", encoding="utf-8")
+        monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path / name))
+        if name == "one":
+            assert paper_run.main(["--profile", str(profile)]) == 0
+        else:
+            run = launch("row", "0", "--profile", str(profile), runs=tmp_path / name)
+            assert run.returncode == 0, run.stderr
+        report, logs, ranked = left()
+        rows[name] = report["row"], ranked
+        losses = logs["phase2"].query("split == 'train'")["value"].to_numpy()
+        rows[name] += (losses,)
+    assert rows["two"][:2] == rows["one"][:2]
+    np.testing.assert_allclose(rows["two"][2], rows["one"][2], atol=1e-4)
 
 
 @pytest.mark.slow

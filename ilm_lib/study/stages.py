@@ -19,7 +19,7 @@ from ilm_lib.baselines.cf import fold_in
 from ilm_lib.data.llms import find_llm
 from ilm_lib.files import read_json
 from ilm_lib.methods import METHODS, Encoder
-from ilm_lib.model.backbone import load_backbone
+from ilm_lib.model.backbone import load_backbone, recompute_layers, shard_layers
 from ilm_lib.model.encoders import ItemEncoder, build_encoder
 from ilm_lib.model.fold_in import FoldIn
 from ilm_lib.model.ilm import ILM
@@ -87,20 +87,24 @@ def named_backbone(params: Params, *, build: bool, made_by: str) -> Artifact:
     name = str(params.backbone.pretrained)
     kinds = {".safetensors", ".json", ".model", ".jinja"}
     files = [SourceFile(p) for p in sorted(Path(find_llm(name)).glob("*")) if p.suffix in kinds]
-    given = {"name": name, "files": files}
+    given = {"name": name, "files": files, **params.backbone.model_dump(include={"dtype", "recompute", "sharded"})}
     return stage("backbone", make_reference, params.profile, made_by=made_by, build=build, given=given)
 
 
-def make_reference(folder: Path, *, name: str, files: list[SourceFile]) -> None:
-    """Leave the name and the fingerprint of an LLM in place of a copy of its weights."""
-    reference(folder, name, find_llm(name))
+def make_reference(folder: Path, *, name: str, files: list[SourceFile], **kept: Any) -> None:
+    """Leave the name and the fingerprint of an LLM, and how it is kept in memory, in place of a copy of its weights."""
+    reference(folder, name, find_llm(name), **kept)
 
 
 def load_llm(backbone: Artifact) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and tokenizer of a backbone artifact."""
     disable_progress_bar()  # a notebook's output holds results, not the bars of loading weights
-    name = read_json(backbone.path("backbone.json"))["name"]
-    return load_backbone(find_llm(name) if name else backbone.path("backbone"))
+    about = read_json(backbone.path("backbone.json"))
+    if (name := about["name"]) is None:
+        return load_backbone(backbone.path("backbone"))
+    llm, tokenizer = load_backbone(find_llm(name), dtype=about["dtype"])
+    llm = recompute_layers(llm) if about["recompute"] else llm
+    return shard_layers(llm) if about["sharded"] else llm, tokenizer
 
 
 # ---------------------------------------------------------------- phase 2

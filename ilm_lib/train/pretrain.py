@@ -54,13 +54,15 @@ def pretrain(
     )
 
 
-def reference(folder: Path, name: str, place: str) -> None:
-    """Leave a reference to the LLM that a profile names so, and that lies there, in place of a copy of its weights."""
-    model, _ = load_backbone(place)
+def reference(folder: Path, name: str, place: str, **kept: Any) -> None:
+    """Leave a reference to the LLM that a profile names so, and that lies there, in place of a copy of its weights, and
+    how it is to be loaded."""
+    model, _ = load_backbone(place, dtype=kept.get("dtype", "auto"))
     write_json(
         folder / "backbone.json",
         {
             "name": name,
+            **kept,
             "fingerprint": weights_fingerprint(model),
             "parameters": sum(p.numel() for p in model.parameters()),
         },

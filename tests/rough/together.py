@@ -1,7 +1,7 @@
 """What tests/test_processes.py has several processes do, each of which runs this file.
 
 together.py row STEP ...    bench.paper_run with further arguments; process 1 dies before that step of phase 2 (0: none)
-together.py layers FILE     training over an LLM whose layers are spread over the processes; its log and fingerprint
+together.py layers FILE     training over an LLM whose layers are spread over the processes and read again on the way back
 """
 
 import os
@@ -31,12 +31,12 @@ def row(step: str, *arguments: str) -> int:
 
 
 def layers(place: str) -> int:
-    from ilm_lib.model.backbone import shard_layers, weights_fingerprint
+    from ilm_lib.model.backbone import recompute_layers, shard_layers, weights_fingerprint
     from ilm_lib.train.phase2 import answer_loss
 
     processes.join()
     ilm, batches = spelled()
-    shard_layers(ilm.llm)
+    shard_layers(recompute_layers(ilm.llm))
     held = sum(getattr(p, "_local_tensor", p).numel() for p in ilm.llm.parameters())
     log = loop.fit(ilm, [*ilm.encoder.parameters()], answer_loss, batches, Phase2(**SHORT), seed=0, eval_every=10)
     fingerprint = weights_fingerprint(ilm.llm)
