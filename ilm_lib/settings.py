@@ -122,7 +122,7 @@ class Backbone(Optim):
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     pretrained: Place | None = Field(None, description="name or folder of a Hugging Face causal LM; None: ours")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of a named LLM's weights, beside which the item encoder stays in float32; auto: as saved"
+        "auto", description="of a named LLM's weights; auto: as saved"
     )
     recompute: bool = Field(False, description="a named LLM's layers are read again on the way back: less memory")
     sharded: bool = Field(False, description="of several processes each keeps a part of a named LLM's layers")

@@ -1,7 +1,7 @@
 """What tests/test_processes.py has several processes do, each of which runs this file.
 
 together.py row STEP ...    bench.paper_run with further arguments; process 1 dies before that step of phase 2 (0: none)
-together.py layers FILE     training over an LLM whose layers are spread over the processes and read again on the way back
+together.py layers FILE     training over an LLM whose layers are spread over processes and read again on the way back
 """
 
 import os
