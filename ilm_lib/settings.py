@@ -121,9 +121,7 @@ class Backbone(Optim):
     steps: Count = 100_000
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     pretrained: Place | None = Field(None, description="name or folder of a Hugging Face causal LM; None: ours")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of a named LLM's weights; auto: as saved"
-    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of a named LLM's weights; auto: its own")
     recompute: bool = Field(False, description="a named LLM's layers are read again on the way back: less memory")
     sharded: bool = Field(False, description="of several processes each keeps a part of a named LLM's layers")
     layers: Few = 8
