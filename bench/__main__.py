@@ -78,8 +78,8 @@ def render() -> None:
         check=True,
     )
     shutil.copytree(figure_path("speed", "").parent, out / "figures", dirs_exist_ok=True)
-    measured = {name: read_results(name) for name in ("results", "checks")}
-    cases = [case for table in measured.values() for case in table["case"]]
+    measured = {name: read_results(name) for name in ("results", "checks", "catalogue")}
+    cases = [case for name in ("results", "checks") for case in measured[name]["case"]]
     write_page(out / "index.html", speed_page(notebook_page(executed, back=())[1], cases))
     for name, table in measured.items():
         table.to_csv(out / f"{name}.csv", index=False)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from bench import __main__ as runner
-from bench import decode, gpu, training
+from bench import catalogue, decode, gpu, training
 from bench import elm as elm_bench
 from bench.harness import Row, at_least, at_most, compare, peak_memory, read_results
 from ilm_lib.tasks import elm
@@ -83,3 +83,17 @@ def test_committed_results_have_one_row_a_letter_and_device():
     assert isinstance(results, pd.DataFrame) and set("abcdefghij") <= set(results["case"].str[0])
     assert not results.assign(letter=results["case"].str[0]).duplicated(["letter", "device"]).any()
     assert (results["ratio"] > 0).all() and results["commit"].notna().all()
+
+
+def test_a_growing_catalogue_is_measured_by_itself_and_its_slope_said(monkeypatch):
+    costs = [catalogue.measure(what, items) for what in catalogue.WORK for items in (300, 1000)]
+    assert all(cost.seconds > 0 and cost.gib >= 0 for cost in costs) and {c.what for c in costs} == {*catalogue.LABELS}
+    sizes = [10**power for power in (3, 4, 5, 6)]
+    rows = pd.DataFrame(
+        [(what, n, 1e-3 * n**power, 1.0) for what, power in (("step", 1.0), ("trie", 0.5)) for n in sizes],
+        columns=["what", "items", "seconds", "gib"],
+    )
+    assert catalogue.slope(rows) == pytest.approx({"step": 1, "trie": 0.5})
+    assert catalogue.slope(rows, "gib") == pytest.approx({"step": 0, "trie": 0}, abs=1e-9)
+    names = catalogue.trie(1000)().path
+    assert len(names) == 1000 and len(np.unique(names[:, -1])) == 1000

@@ -213,16 +213,20 @@ class Trie:
     most: tuple[int, ...]
 
     @classmethod
-    def build(cls, answers: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Trie:
+    def build(cls, answers: Sequence[Sequence[int]] | np.ndarray, device: torch.device | str = "cpu") -> Trie:
         """The tree of all answers.
 
         Args:
-            answers: token ids of every item's answer, end-of-sequence included, all distinct.
+            answers: token ids of every item's answer, end-of-sequence included, all distinct; an array (I, L) is padded
+                with -1.
         """
         longest = max(map(len, answers))
-        ids = np.full((len(answers), longest), -1)
-        for row, answer in zip(ids, answers):
-            row[: len(answer)] = answer
+        if isinstance(answers, np.ndarray):
+            ids = answers
+        else:
+            ids = np.full((len(answers), longest), -1)
+            for row, answer in zip(ids, answers):
+                row[: len(answer)] = answer
         base, nodes, path = ids.max() + 1, 1, np.empty_like(ids)
         node = np.zeros(len(answers), np.int64)  # (I,) the node that each answer has come to
         token, parent, passed = [np.zeros(1, np.int64)], [], [node.copy()]

@@ -287,6 +287,25 @@ def plot_speed(rows: pd.DataFrame, title: str = "Speed against the usual way, an
     return fig
 
 
+def plot_catalogue(costs: pd.DataFrame, labels: Mapping[str, str], title: str) -> Figure:
+    """Seconds and GiB of each work as the catalogue grows, and what linear growth would be.
+
+    Takes rows with columns what, items, seconds and gib, and what each work is called.
+    """
+    fig, panels = plt.subplots(1, 2, figsize=(8.6, 4.2))
+    for ax, (value, unit) in zip(panels, (("seconds", "Time (s)"), ("gib", "Memory (GiB)"))):
+        for number, (what, name) in enumerate(labels.items()):
+            part = costs[costs["what"] == what].sort_values("items")
+            ax.plot(part["items"], part[value], "os^"[number] + "-", color=SERIES[number], label=name)
+        ends = costs["items"].max() / 100, costs["items"].max()
+        top = costs[costs["items"] == ends[1]][value].max()
+        ax.plot(ends, (top / 100, top), ls=":", color="black", label="linear growth")
+        ax.set(xscale="log", yscale="log", xlabel="Items of the catalogue", ylabel=unit)
+    fig.suptitle(title)
+    fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return fig
+
+
 def order_tasks(tasks: Iterable[str]) -> list[str]:
     """Distinct tasks, those of Table 1 in its order, then others as they come, "all" at the end."""
     seen = list(dict.fromkeys(tasks))
