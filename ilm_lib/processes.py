@@ -1,6 +1,6 @@
 """Several processes that train or rank with one model: what each does of the work, and what they tell one another.
 
-accelerate launch --num_processes 2 -m bench.paper_run --profile paper-beauty
+torchrun --nproc_per_node 2 -m bench.paper_run --profile paper-beauty
 
 A profile's batch is that of all processes together. Which rows are in it is a function of its number, so every process
 knows all of them, reads its own part (every W-th row), and gradients are added up. Where rows are compared, as in phase
@@ -37,7 +37,7 @@ _in_step = [False]
 
 
 def join() -> None:
-    """Meet the other processes of `accelerate launch` or `torchrun`, where this one was started so."""
+    """Meet the other processes of `torchrun` or `accelerate launch`, where this one was started so."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         from accelerate import PartialState
 

@@ -57,6 +57,18 @@ def test_options_go_to_snakemake(started, capsys):
     assert "without a report" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_cluster_would_be_given_every_notebook(monkeypatch, tmp_path, capfd):
+    """The options of the README for Slurm; what snakemake would submit, and nothing is."""
+    monkeypatch.setenv("ILM_RUNS_DIR", str(tmp_path / "runs"))
+    slurm = ["--executor", "slurm", "--jobs", "20", "--default-resources", "slurm_partition=gpu", "runtime=240"]
+    assert grid.main(["toy", "--seeds", "2", "--cores", "20", *slurm, "--dry-run"]) == 0
+    said = capfd.readouterr().out
+    jobs = {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE)}
+    assert jobs["data"] == 1 and jobs["phase1"] == jobs["backbone"] == 2 and jobs["phase2"] == 6
+    assert {"embeddings", "openp5", "elm24", "scoring", "chat"} <= jobs.keys() and "This was a dry-run" in said
+
+
 def test_done_is_never_said_of_what_is_not_there(started, capsys):
     """Snakemake says that all went well, and yet no notebook was executed."""
     assert grid.main(["toy"]) == 1 and len(started) == 1
