@@ -166,3 +166,14 @@ def test_committed_outputs(path):
             assert WIDGET not in output.get("data", {}), cell.source
     text = path.read_text(encoding="utf-8")
     assert str(Path.home()) not in text and str(ROOT) not in text
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_table_is_made_and_not_shown(path):
+    """A cell shows its last value alone: a table made within `if` or `for` has to be displayed."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            body = ast.parse(cell.source).body
+            inner = [node for outer in body for node in ast.walk(outer) if isinstance(node, ast.Expr) and node is not outer]
+            calls = [node.value.func for node in [*inner, *body[:-1]] if isinstance(getattr(node, "value", None), ast.Call)]
+            assert "show" not in {getattr(call, "id", "") for call in calls}, f"{path.name} {cell.id}"
