@@ -168,12 +168,12 @@ def test_committed_outputs(path):
     assert str(Path.home()) not in text and str(ROOT) not in text
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@each_notebook
 def test_no_table_is_made_and_not_shown(path):
-    """A cell shows its last value alone: a table made within `if` or `for` has to be displayed."""
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code":
-            body = ast.parse(cell.source).body
-            inner = [node for outer in body for node in ast.walk(outer) if isinstance(node, ast.Expr) and node is not outer]
-            calls = [node.value.func for node in [*inner, *body[:-1]] if isinstance(getattr(node, "value", None), ast.Call)]
-            assert "show" not in {getattr(call, "id", "") for call in calls}, f"{path.name} {cell.id}"
+    """A cell shows its last value alone: a table made before it, or within `if` or `for`, has to be displayed."""
+    for cell in cells(path):
+        lines = ast.parse(cell.source).body
+        inner = [node for line in lines for node in ast.walk(line) if node not in lines]
+        made = [node.value for node in [*lines[:-1], *inner] if isinstance(node, ast.Expr)]
+        called = {getattr(value.func, "id", "") for value in made if isinstance(value, ast.Call)}
+        assert "show" not in called, f"{path.name}, cell {cell.id}"

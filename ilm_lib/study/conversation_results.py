@@ -154,6 +154,7 @@ def single_turns_table(results: pd.DataFrame) -> pd.DataFrame:
     """What is told of items by their tokens alone (`single_turns`), the mean over seeds."""
     rows = results[results["task"] == ASKED]
     means = rows.pivot_table(index="variant", columns="metric", values="value").round(3)
+    means = means[[metric for metric in TOLD if metric in means]]
     means = means.rename(index={"": "the item's own", "vectors=another": "another item's"}, columns=TOLD)
     return means.rename_axis(index="tokens", columns=None).reset_index()
 

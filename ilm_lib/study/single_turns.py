@@ -17,7 +17,7 @@ from ilm_lib.study.conversation import MADE_BY, model_of, talker_inputs, told_in
 from ilm_lib.study.probes import facts_told
 from ilm_lib.tasks.elm import evaluate
 
-ROWS = 10  # of a task that are asked, where the profile does not say how many
+ROWS = 10  # of a task that are asked on average, where the profile does not say how many
 
 
 def answers(params: Params, seed: int, method: str, *, build: bool = False) -> Artifact:
@@ -37,7 +37,8 @@ def make_answers(folder: Path, *, trained: Artifact, rows: Artifact, asked: dict
     tasks = told_in_turns(given["data"], rows, ilm)
     test = tasks.part("test")
     lengths = {name: asked[name] for name in ("max_new_tokens", "no_repeat_ngram")}
-    own = test.groupby("task", sort=False).head(asked["rows_per_task"]).reset_index(drop=True)
+    most = asked["rows_per_task"] * test["task"].nunique()
+    own = test.sample(min(most, len(test)), random_state=0).sort_index().reset_index(drop=True)  # of all items
     scored = []
     for variant, shown in (("", own), ("vectors=another", of_others(own))):
         found = evaluate(ilm, tasks, shown, **lengths)
