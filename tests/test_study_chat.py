@@ -13,7 +13,7 @@ from ilm_lib.report.results import check_results
 from ilm_lib.study import conversation, conversation_results, talk
 from ilm_lib.study.artifacts import MissingStage
 
-PARAMS = load_params("toy")
+PARAMS = load_params("toy", **{"chat.elm_weight": 0.0})
 SHARE = {"": 0.5, "told=words": 0.5, "told=films": 0.1, "told=another": 0.05, "llm=off": 0.8}
 
 
