@@ -22,8 +22,10 @@ KEPT = 1 << 15  # texts whose sentence vectors are kept, 48 MiB of MiniLM's
 class Seekers:
     """Vectors of those who ask, like those of items: factors, then a text's part.
 
-    The factors are those of a user who had the items named (`FoldIn`). In the place of an item's text stands what was
-    said, by the linear map that takes the sentence vectors of items' texts to that part of their vectors.
+    The factors are those of a user who had the items named (`FoldIn`). In the place of an item's text stands the sum of
+    three directions: of all that was said and of what the user said, by the linear map that takes the sentence vectors
+    of items' texts to that part of their vectors, and of the texts of the items named. On ReDial's valid all three find
+    more than what was said alone (R@10 .147 and .130, without an LLM, two folds).
 
     Args:
         items: (I, D) vectors of all items, as the model has them.
@@ -39,28 +41,37 @@ class Seekers:
 
     def of_places(self, asked: Sequence[AskedPrompt]) -> Tensor:
         """(A, D) of those who ask at all places of dialogues, in order."""
-        return self.vectors([rows for one in asked for rows in one.named], [said for one in asked for said in one.said])
+        every = lambda kind: [part for one in asked for part in getattr(one, kind)]
+        return self.vectors(every("named"), every("said"), every("sought"))
 
-    def vectors(self, named: Sequence[Sequence[int]], said: Sequence[str]) -> Tensor:
+    def vectors(self, named: Sequence[Sequence[int]], said: Sequence[str], sought: Sequence[str] = ()) -> Tensor:
         """(A, D) of each who asks, zero where nothing was named and nothing said.
 
         Args:
             named: rows of the items named, the oldest first.
-            said: in words.
+            said: all that was said, in words.
+            sought: what the user said of it; (): all of it.
         """
         found = np.zeros((len(named), self.items.shape[1]), np.float32)
         if self.fold_in is not None:
             found = self.fold_in.many(self.items, named, self._factorised)
         if self.finder is not None and self.factors < self.items.shape[1]:
-            text = [words[-SAID:] for words in said]
-            spoken = [n for n, words in enumerate(text) if words.strip()]
-            found[:, self.factors :] = 0
-            if spoken:
-                centre, to_part = self._map
-                vectors = self._sentences([text[n] for n in spoken])
-                # In double precision a vector is the same, however many are made with it
-                found[spoken, self.factors :] = (vectors - centre).astype(np.float64) @ to_part
+            texts, length = self._texts
+            of_named = np.zeros((len(named), texts.shape[1]))
+            for own, rows in zip(of_named, named):
+                own += texts[list(rows)].sum(0)
+            parts = [self._spoken(said), self._spoken(sought or said), of_named]
+            found[:, self.factors :] = length * _unit(np.sum([_unit(part) for part in parts], 0))
         return torch.from_numpy(found).to(self.device)
+
+    def _spoken(self, texts: Sequence[str]) -> np.ndarray:
+        """(A, D - F) where items' texts would lie that say this, their mean left out; zero where nothing is said."""
+        (centre, to_part), texts = self._map, [words[-SAID:] for words in texts]
+        spoken = [n for n, words in enumerate(texts) if words.strip()]
+        found = np.zeros((len(texts), to_part.shape[1]))  # in double precision: the same, whoever stands beside
+        if spoken:
+            found[spoken] = (self._sentences([texts[n] for n in spoken]) - centre).astype(np.float64) @ to_part
+        return found
 
     def _sentences(self, texts: Sequence[str]) -> np.ndarray:
         """(n, T) sentence vectors. What was read stays: in training a dialogue comes again every epoch."""
@@ -77,6 +88,13 @@ class Seekers:
         return self.fold_in.factorised(self.items)
 
     @cached_property
+    def _texts(self) -> tuple[np.ndarray, float]:
+        """(I, D - F) the directions of the items' text parts, and how long these are on average."""
+        parts = self.items[:, self.factors :].astype(np.float64)
+        lengths = np.linalg.norm(parts, axis=1)
+        return _unit(parts), float(lengths[lengths > 0].mean())
+
+    @cached_property
     def _map(self) -> tuple[np.ndarray, np.ndarray]:
         """(T,) the mean of sentence vectors, and (T, D - F) from what is left of them to the text part."""
         assert self.finder is not None
@@ -84,3 +102,8 @@ class Seekers:
         texts = self.finder.texts[having]
         centre = texts.mean(0)
         return centre, np.linalg.lstsq(texts - centre, self.items[having, self.factors :], rcond=None)[0]
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Rows of length 1; those of zeros stay."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
