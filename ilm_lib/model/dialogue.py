@@ -33,14 +33,12 @@ class AskedPrompt(NamedTuple):
         prompt: its users' slots are the places, `User(first)`, `User(first + 1)`, ...
         named: of each place the rows of the items named before it, each once, the oldest first.
         said: of each place what was said before it, in words and without the items.
-        sought: of that, what the user said.
         banned: of each place the rows of all items named before it, whether the prompt shows them or not.
     """
 
     prompt: Prompt
     named: list[list[int]]
     said: list[str]
-    sought: list[str]
     banned: list[list[int]]
 
 
@@ -97,16 +95,14 @@ class DialoguePrompt:
         """
         named: list[list[int]] = []
         said: list[str] = []
-        sought: list[str] = []
         banned: list[list[int]] = []
         known: dict[int, None] = {}  # in the order of their first mention
-        words = of_user = ""
+        words = ""
 
         def asks() -> User:
             named.append([*known] if self.tokens else [])
             banned.append([*known])
             said.append(words if self.words else "")
-            sought.append(of_user if self.words else "")
             return User(first + len(named) - 1)
 
         messages: list[tuple[str, list[str | Item | User]]] = []
@@ -114,9 +110,7 @@ class DialoguePrompt:
             asked: list[str | Item | User] = [asks()] if role == "assistant" else []
             rows = [segment.row for segment in content if isinstance(segment, Item)]
             known.update((row, None) for row in rows if row not in rejected)
-            texts = [segment for segment in content if isinstance(segment, str)]
-            words = " ".join([words, *texts])
-            of_user = " ".join([of_user, *texts]) if role == "user" else of_user
+            words = " ".join([words, *(segment for segment in content if isinstance(segment, str))])
             if not messages and role == "assistant":
                 messages.append(("user", []))  # templates begin with a user's turn
             if messages and messages[-1][0] == role:  # and have the speakers take turns
@@ -130,7 +124,7 @@ class DialoguePrompt:
         else:
             own = [*own, *["\n"] * bool(own), asks()]
         before = template.prompt([{"role": role, "content": content} for role, content in messages])
-        return AskedPrompt([*before, *[template.before] * bool(template.before), *own], named, said, sought, banned)
+        return AskedPrompt([*before, *[template.before] * bool(template.before), *own], named, said, banned)
 
     def render_all(
         self,
