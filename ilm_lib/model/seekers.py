@@ -22,10 +22,8 @@ KEPT = 1 << 15  # texts whose sentence vectors are kept, 48 MiB of MiniLM's
 class Seekers:
     """Vectors of those who ask, like those of items: factors, then a text's part.
 
-    The factors are those of a user who had the items named (`FoldIn`). In the place of an item's text stands the sum of
-    two directions: of what was said, by the linear map that takes the sentence vectors of items' texts to that part of
-    their vectors, and of the texts of the items named. On ReDial's valid both find more than what was said alone (R@10
-    .155 and .130, without an LLM, two folds); the user's own words as a third find no more (.147).
+    The factors are those of a user who had the items named (`FoldIn`). In the place of an item's text stands what was
+    said, by the linear map that takes the sentence vectors of items' texts to that part of their vectors.
 
     Args:
         items: (I, D) vectors of all items, as the model has them.
@@ -54,21 +52,15 @@ class Seekers:
         if self.fold_in is not None:
             found = self.fold_in.many(self.items, named, self._factorised)
         if self.finder is not None and self.factors < self.items.shape[1]:
-            texts, length = self._texts
-            of_named = np.zeros((len(named), texts.shape[1]))
-            for own, rows in zip(of_named, named):
-                own += texts[list(rows)].sum(0)
-            found[:, self.factors :] = length * _unit(_unit(self._spoken(said)) + _unit(of_named))
+            text = [words[-SAID:] for words in said]
+            spoken = [n for n, words in enumerate(text) if words.strip()]
+            found[:, self.factors :] = 0
+            if spoken:
+                centre, to_part = self._map
+                vectors = self._sentences([text[n] for n in spoken])
+                # In double precision a vector is the same, however many are made with it
+                found[spoken, self.factors :] = (vectors - centre).astype(np.float64) @ to_part
         return torch.from_numpy(found).to(self.device)
-
-    def _spoken(self, texts: Sequence[str]) -> np.ndarray:
-        """(A, D - F) where items' texts would lie that say this, their mean left out; zero where nothing is said."""
-        (centre, to_part), texts = self._map, [words[-SAID:] for words in texts]
-        spoken = [n for n, words in enumerate(texts) if words.strip()]
-        found = np.zeros((len(texts), to_part.shape[1]))  # in double precision: the same, whoever stands beside
-        if spoken:
-            found[spoken] = (self._sentences([texts[n] for n in spoken]) - centre).astype(np.float64) @ to_part
-        return found
 
     def _sentences(self, texts: Sequence[str]) -> np.ndarray:
         """(n, T) sentence vectors. What was read stays: in training a dialogue comes again every epoch."""
@@ -85,13 +77,6 @@ class Seekers:
         return self.fold_in.factorised(self.items)
 
     @cached_property
-    def _texts(self) -> tuple[np.ndarray, float]:
-        """(I, D - F) the directions of the items' text parts, and how long these are on average."""
-        parts = self.items[:, self.factors :].astype(np.float64)
-        lengths = np.linalg.norm(parts, axis=1)
-        return _unit(parts), float(lengths[lengths > 0].mean())
-
-    @cached_property
     def _map(self) -> tuple[np.ndarray, np.ndarray]:
         """(T,) the mean of sentence vectors, and (T, D - F) from what is left of them to the text part."""
         assert self.finder is not None
@@ -99,8 +84,3 @@ class Seekers:
         texts = self.finder.texts[having]
         centre = texts.mean(0)
         return centre, np.linalg.lstsq(texts - centre, self.items[having, self.factors :], rcond=None)[0]
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1; those of zeros stay."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
