@@ -234,6 +234,17 @@ def test_summary_errors():
     assert math.isnan(mean_se([1.0])[1])
 
 
+def test_a_growing_catalogue_has_a_line_a_work_and_plain_numbers():
+    rows = [(what, items, items / 1e5, items / 1e6) for what in ("a", "b") for items in (10_000, 1_000_000)]
+    costs = pd.DataFrame(rows, columns=["what", "items", "seconds", "gib"])
+    figure = result_plots.plot_catalogue(costs, {"a": "one", "b": "other"}, title="Costs")
+    figure.canvas.draw()
+    for ax in figure.axes:
+        assert [line.get_label() for line in ax.lines] == ["one", "other", "linear growth"]
+        assert [t.get_text() for t in ax.get_xticklabels()] == ["10,000", "1,000,000"] and ")" in ax.get_ylabel()
+        assert not any("$" in t.get_text() for t in ax.get_yticklabels())
+
+
 def test_speed_has_a_point_and_a_target_for_every_case():
     rows = pd.DataFrame({"case": ["a one", "b two"], "ratio": [20.0, 0.9], "target": [10.0, 0.85], "device": "CPU"})
     (ax,) = result_plots.plot_speed(rows).axes

@@ -301,6 +301,10 @@ def plot_catalogue(costs: pd.DataFrame, labels: Mapping[str, str], title: str) -
         top = costs[costs["items"] == ends[1]][value].max()
         ax.plot(ends, (top / 100, top), ls=":", color="black", label="linear growth")
         ax.set(xscale="log", yscale="log", xlabel="Items of the catalogue", ylabel=unit)
+        for axis in (ax.xaxis, ax.yaxis):
+            plain_log(axis)
+        ax.set_xticks(sorted(costs["items"].unique()))
+        ax.tick_params(axis="x", labelsize=9)
     fig.suptitle(title)
     fig.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig

@@ -89,6 +89,6 @@ def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def plain_log(axis: mpl.axis.Axis) -> None:
-    """Whole numbers, not powers, at the ticks of a logarithmic axis."""
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    """Numbers, not powers, at the ticks of a logarithmic axis."""
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}"))
     axis.set_minor_formatter(NullFormatter())
