@@ -24,7 +24,8 @@ def refuse_contradictions(params: Params) -> None:
         raise ParamsError(
             "ablations.backbone_steps train our LLM for so long, and backbone.pretrained names another; leave one out"
         )
-    if kept := [name for name in ("dtype", "recompute", "sharded") if name in params.backbone.model_fields_set]:
+    usual = {"dtype": "auto", "recompute": False, "sharded": False}
+    if kept := [name for name, value in usual.items() if getattr(params.backbone, name) != value]:
         if not params.backbone.pretrained:
             raise ParamsError(f"backbone.{kept[0]} is of a named LLM: set backbone.pretrained, or leave it out")
     if params.score.user and "cf" not in params.score.vectors:
