@@ -8,7 +8,7 @@ import torch
 
 from ilm_lib import Item
 from ilm_lib.data.conversations import Dialogue, Film, Turn
-from ilm_lib.model.reply import FRAMES, LEADS
+from ilm_lib.model.reply import FRAME, LEADS
 from ilm_lib.study.replies import before_people
 from ilm_lib.tasks.replies import Name, Written, distinct, person_nll, reply_measures, write
 
@@ -48,7 +48,7 @@ def test_what_stands_around_items_is_not_counted_as_written(new_talker):
     ilm = new_talker()
     (reply,) = write(ilm, [ASKS])
     whole = ilm.chat(ASKS, 2).text
-    fixed = [part for part in (*LEADS, *FRAMES) if part in whole]
+    fixed = [part for part in (*LEADS, FRAME) if part in whole]
     assert fixed and len(reply.said) == 2
     assert not any(part in text for part in fixed for _, text in reply.said)
 

@@ -213,11 +213,27 @@ def test_long_titles_leave_room_for_fewer_turns(talker):
         assert len(reply.recommended) == 2 and reply.text
 
 
-def test_a_reply_ends_where_the_llm_can_read_no_more(talker):
-    """Every item is named, however many there are; what does not fit is not written about."""
+def test_a_reply_ends_where_the_llm_can_read_no_more(talker, monkeypatch):
+    """Every item is named, however many there are; what there is no room to write about is not written about."""
+    monkeypatch.setattr("ilm_lib.model.reply.SENTENCE", 10_000)
     reply = talker.chat(said("Something like Film 3. " + "It was very long indeed. " * 30), k=12)
     assert items_of(reply.content) == [one.item for one in reply.recommended] and len(reply.recommended) == 12
     assert reply.content[-1] == "." and reply.content[1] == reply.recommended[0].item
+    monkeypatch.undo()
+    assert talker.chat(said("Something like Film 3"), k=12).content[-1] != "."
+
+
+def test_each_sentence_is_written_as_if_it_were_the_only_one(talker):
+    """Behind the sentence about another item a small LLM says the same of the next."""
+    both = talker.chat(said("Something like Film 3"), k=2)
+    said_of = both.content[-1]
+    first, second = (one.item for one in both.recommended)
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ilm_lib.model.pen.Pen.sentence", lambda pen, prompt: asked.append(prompt) or iter(["x."]))
+        list(talker.chat(said("Something like Film 3"), k=2))
+    assert [prompt[-2] for prompt in asked] == [first, second] and said_of.startswith("? It is")
+    assert not any("x." in prompt for prompt in asked) and asked[0][:-3] == asked[1][:-3]
 
 
 def test_talking_changes_no_weight(talker):

@@ -38,7 +38,7 @@ ASKS = (
     "Tell me a little more: one that you liked, or what kind it should be.",
 )
 LEADS = ("How about ", "\nOr ", "\nYou could also try ")
-FRAMES = ("? It is", ", which is")
+FRAME = "? It is"
 #: Words that say nothing of what one likes.
 EMPTY = set(
     "a an any are at can could do evening film films find for get give good hello help hey hi how i i'd i'm is like "
@@ -194,22 +194,23 @@ def _written(
 
 
 def _sentences(ilm: ILM, shown: DialoguePrompt, pen: Pen, prompt: list, items: Sequence[Item]) -> Iterator[str | Item]:
-    """Each item with a sentence about it, written behind a prompt that grows with them."""
+    """Each item with a sentence about it, written as if it were the only one.
+
+    Behind the sentence about another a small LLM says the same again (SmolLM2 in 23 of 38 replies to people).
+    """
     name, taught = ilm.names(), ilm.tokenizer.chat_template is not None
     of = lambda item: readable(name.texts[item.row]) if name.texts else ""
     for number, item in enumerate(items):
-        lead, frame = LEADS[min(number, len(LEADS) - 1)], FRAMES[number % len(FRAMES)]
+        lead = LEADS[min(number, len(LEADS) - 1)]
         if not taught and (own := own_words(of(item), readable(name.titles[item.row]))):
             yield from (lead, item, f": {own}")
             continue
-        prompt += [lead, name.spoken[item.row], *_tokens(ilm, shown, item), frame]
-        if len(ilm.prompts.encode(prompt)[0]) + SENTENCE > context_length(ilm.llm):
+        said = [*prompt, LEADS[0], name.spoken[item.row], *_tokens(ilm, shown, item), FRAME]
+        if len(ilm.prompts.encode(said)[0]) + SENTENCE > context_length(ilm.llm):
             yield from (lead, item, ".")  # there is room for no more of the LLM's own
             continue
-        yield from (lead, item, frame)
-        for part in pen.sentence(prompt):
-            yield part
-            prompt.append(part)
+        yield from (lead, item, FRAME)
+        yield from pen.sentence(said)
 
 
 def _informed(ilm: ILM, shown: DialoguePrompt, turns: Sequence[Message], items: Sequence[Item]) -> Iterator[str | Item]:

@@ -17,7 +17,7 @@ from ilm_lib.model.chat import Message
 from ilm_lib.model.dialogue import Content, DialoguePrompt
 from ilm_lib.model.prompts import Item, Prompt, User
 from ilm_lib.model.recommend import dialogue_prompt
-from ilm_lib.model.reply import FRAMES, LEADS
+from ilm_lib.model.reply import FRAME, LEADS
 
 if TYPE_CHECKING:
     from ilm_lib.model.ilm import ILM
@@ -35,7 +35,7 @@ class Written:
         named: rows of the items in the turns before.
         recommended: rows of the items it recommends.
         said: of each item that stands in the reply its row and the words that follow it, up to the next, without those
-            that stand in every reply (`reply.LEADS`, `reply.FRAMES`).
+            that stand in every reply (`reply.LEADS`, `reply.FRAME`).
     """
 
     named: list[int]
@@ -52,7 +52,7 @@ def write(ilm: ILM, dialogues: Sequence[Sequence[Message]], k: int = 2) -> list[
         for part in reply:
             if isinstance(part, Item):
                 said.append((part.row, ""))
-            elif said and part not in (*LEADS, *FRAMES):
+            elif said and part not in (*LEADS, FRAME):
                 said[-1] = said[-1][0], said[-1][1] + part
         named = [part.row for turn in reply.understood for part in turn["content"] if isinstance(part, Item)]
         replies.append(Written(named, [one.item.row for one in reply.recommended], said))
