@@ -106,9 +106,11 @@ rule scoring:
     resources: gpu=1
     shell: command("10_scoring", "10 scoring")
 
-# Over the LLM of the ELM tasks, where there is one of ours.
+# Over the LLM of the ELM tasks, where there is one of ours; a profile of dialogues alone trains no other model.
 rule chat:
-    input: needs("11_chat", *([] if "05_elm24_eval" in LEFT_OUT else rules.elm24.output), *MODELS)
+    input:
+        needs("11_chat", *([] if "05_elm24_eval" in LEFT_OUT else rules.elm24.output),
+              *(expand(rules.embeddings.output, seed=SEEDS) if "04_phase2" in LEFT_OUT else MODELS))
     output: "notebooks/11_chat.ipynb"
     threads: HALF
     resources: gpu=1
