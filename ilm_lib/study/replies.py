@@ -21,7 +21,7 @@ from ilm_lib.settings import Params
 from ilm_lib.study import inputs, recorded
 from ilm_lib.study.artifacts import Artifact, SourceFile, stage
 from ilm_lib.study.conversation import MADE_BY, model_of, talker_inputs, world_of
-from ilm_lib.study.probes import facts_told
+from ilm_lib.study.probes import facts_right
 from ilm_lib.tasks.conversation import questions_of
 from ilm_lib.tasks.dialogues import messages_of
 from ilm_lib.tasks.replies import Name, Written, person_nll, reply_measures, write
@@ -96,23 +96,19 @@ def before_people(told: Sequence, rows: dict[str, int], most: int) -> Asked:
 def measured(params: Params, seed: int, method: str, *, build: bool = False) -> dict[str, dict[str, tuple[float, int]]]:
     """By variant, measures of what is written and how many things each is of; what cannot be counted is left out.
 
-    See `tasks.replies` and `probes.facts_told`. Where there are people's replies, "log_pplx" is of their words, in nats
+    See `tasks.replies`, `probes.facts_right`. Where there are people's replies, "log_pplx" is of their words, in nats
     a token; with "tokens=off" the LLM reads films as titles alone.
     """
     artifact = replies(params, seed, method, build=build)
     written = [Written(**one) for one in read_json(artifact.path("replies.json"))]
     data = inputs.dataset(params)
     said = [(text, [read_facts(data.texts[row])]) for one in written for row, text in one.said]
-    found = reply_measures(written, data.num_items)
     size = {"repeated": sum(len(one.recommended) for one in written)}  # the others are of texts
-    if said:
-        facts = facts_told(*zip(*said))
-        for kind in ("genres", "decades"):
-            found[f"{kind}_right"] = facts[f"{kind} right"]
-            size[f"{kind}_right"] = round(facts[f"{kind} a text"] * len(said))  # of facts
-    counted = {
-        "": {name: (value, size.get(name, len(said))) for name, value in found.items() if said and value == value}
+    found = {
+        name: (value, size.get(name, len(said))) for name, value in reply_measures(written, data.num_items).items()
     }
+    found |= facts_right(*zip(*said)) if said else {}
+    counted = {"": {name: of for name, of in found.items() if said and of[0] == of[0]}}
     if (path := artifact.path("people.npz")).is_file():
         with np.load(path) as people:
             n = int(people["count"].sum())

@@ -14,7 +14,7 @@ from ilm_lib.settings import Params
 from ilm_lib.study import elm_inputs, inputs
 from ilm_lib.study.artifacts import Artifact, stage
 from ilm_lib.study.conversation import MADE_BY, model_of, talker_inputs, told_in_turns
-from ilm_lib.study.probes import facts_told
+from ilm_lib.study.probes import facts_right
 from ilm_lib.tasks.elm import evaluate
 
 ROWS = 10  # of a task that are asked on average, where the profile does not say how many
@@ -72,9 +72,7 @@ def measured(params: Params, seed: int, method: str, *, build: bool = False) -> 
     found: dict[str, dict[str, tuple[float, int]]] = {}
     for variant, part in rows.groupby("variant"):
         about = [[read_facts(texts.texts[i]) for i in pair if i >= 0] for pair in part[["item", "other"]].to_numpy()]
-        facts, tokens = facts_told(part["generated"].tolist(), about), int(part["tokens"].sum())
+        tokens = int(part["tokens"].sum())
         found[str(variant)] = {"log_pplx": (float(part["nll"].sum()) / tokens, tokens)}
-        for kind in ("genres", "decades"):
-            named = round(facts[f"{kind} a text"] * len(part))
-            found[str(variant)] |= {f"{kind}_right": (facts[f"{kind} right"], named)} if named else {}
+        found[str(variant)] |= facts_right(part["generated"].tolist(), about)
     return found
